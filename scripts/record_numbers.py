@@ -33,17 +33,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-os.environ.update(
-    {
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "LMEVAL_LOG_LEVEL": "ERROR",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-)
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from record_format import RENAMED, STEP, Case, Renamed, leaves, plain  # noqa: E402
 
+# of the processes that record; set before they import torch
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "LMEVAL_LOG_LEVEL": "ERROR",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 QUICK = (
     "toy/*",
     "tiny/model/*",
@@ -76,6 +75,7 @@ class Work:
 
 def record(out: Path, only: tuple[str, ...], jobs: int, renamed: Renamed) -> None:
     """Writes the recording of all cases whose names fit a pattern of `only`."""
+    os.environ.update(ENVIRONMENT)
     begin = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # paths are relative, so that digests that cover them repeat themselves

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -202,6 +203,29 @@ def test_06_an_endless_template_is_ended_in_any_thread(template: str) -> None:
     ]
     model.chat_template = build.CHAT  # the next one starts anew
     assert render_chat(model, TALK[:1], "x") == "<|bos|>[system] Be  brief.\n\n"
+
+
+def test_a_renderer_that_was_killed_between_two_conversations_is_no_templates_fault() -> None:
+    model = build.tokenizer(chat=True)
+    before = render_chat(model, TALK, "x")
+    (renderer,) = (
+        pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc")))
+        if b"\0dlm_eval.models.chat\0" in _command_line(pid) and _parent(pid) == os.getpid()
+    )  # fmt: skip
+    os.kill(renderer, signal.SIGKILL)
+    os.waitid(os.P_PID, renderer, os.WEXITED | os.WNOWAIT)
+    assert render_chat(model, TALK, "x") == before
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.full  # half a minute or more

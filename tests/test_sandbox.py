@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from dlm_eval.sandbox import KINDS, Limits, Sandbox, Unavailable, usage
+from dlm_eval.sandbox.link import BOOT
 
 SECRET = "open-sesame-1729"
 NORMAL = "import math\ndef f(x):\n    return math.sqrt(x)\nassert f(9) == 3"
@@ -534,7 +535,11 @@ def test_many_programs_keep_their_order_and_run_side_by_side(sandbox):
 def test_a_killed_server_is_replaced(sandbox):
     # three idle servers, all of them killed
     sandbox.run_many(["import time; time.sleep(0.2)"] * 3, workers=3)
-    for pid in below_us():
+    servers = [
+        pid for pid in below_us() if BOOT.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert servers
+    for pid in servers:
         os.kill(pid, signal.SIGKILL)
     assert all(verdict.passed for verdict in sandbox.run_many([NORMAL] * 3, workers=1))
 

@@ -205,6 +205,8 @@ class _Renderer:
         """
         message = json.dumps(request, default=str).encode()
         with self._lock:
+            if self._process is not None and self._process.poll() is not None:
+                self.close()  # ended from outside since the last rendering: no template's fault
             pipe = self._pipe or self._start()
             try:
                 pipe.send_bytes(message)
