@@ -144,6 +144,30 @@ class Canvas:
         is_open = bytes(len(prefix)) + b"\1" * len(middle) + bytes(len(suffix))
         return cls(tokens, is_open, key)  # type: ignore[arg-type]  # flags in packed form
 
+    @classmethod
+    def holes(
+        cls,
+        prefix: Sequence[int],
+        length: int,
+        between: Sequence[Sequence[int]],
+        suffix: Sequence[int],
+        key: str = "",
+    ) -> Canvas:
+        """Returns the canvas with several holes of `length` open positions each.
+
+        Args:
+            prefix: ids before the first hole.
+            length: of each hole.
+            between: ids between one hole and the next, one list for each hole but the last.
+            suffix: ids after the last hole.
+            key: identity for random numbers.
+        """
+        tokens, is_open = [*prefix], bytes(len(prefix))
+        for given in (*between, suffix):
+            tokens += [BLANK] * length + [*given]
+            is_open += b"\1" * length + bytes(len(given))
+        return cls(tokens, is_open, key)  # type: ignore[arg-type]  # flags in packed form
+
 
 @dataclass(frozen=True)
 class Score:

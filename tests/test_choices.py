@@ -215,14 +215,18 @@ def test_the_first_text_of_a_hole_begins_likewise(shared: Path) -> None:
         model = models.load_without_weights(family, pretrained=str(shared / "goldens" / family))
         ids, bos = model.encode("a bc"), [model.bos_id]
         for special, before in (("none", []), ("tokenizer", start), ("model", bos)):
-            canvas = hole_canvas(model, "a bc", 2, "d", "", "error", special).canvas
+            canvas = hole_canvas(
+                model, "a bc", 2, Hole(Length(2), "d", special_tokens=special), "", "error"
+            ).canvas
             assert list(canvas.tokens[: len(before) + len(ids)]) == before + ids
             room = Hole(Length(20), measure="canvas", special_tokens=special)
             assert hole_length(model, room, "a bc") == 20 - len(ids) - len(before)
         # what does not fit is cut from the left; a BOS stays, and no other token does
         long = "a bc" * model.max_length
         for special, first in (("none", None), ("tokenizer", start), ("model", bos)):
-            cut = hole_canvas(model, long, 2, "", "", "truncate", special)
+            cut = hole_canvas(
+                model, long, 2, Hole(Length(2), special_tokens=special), "", "truncate"
+            )
             assert len(cut.canvas) == model.max_length and cut.truncated
             if first:
                 assert list(cut.canvas.tokens[:1]) == first

@@ -10,7 +10,7 @@ import pytest
 
 from dlm_eval import evaluate
 from dlm_eval.errors import SampleError
-from dlm_eval.harness.requests import choice_canvases, hole_canvas
+from dlm_eval.harness.requests import Hole, Length, choice_canvases, hole_canvas
 from dlm_eval.models.families.toy import Toy, ToySettings
 
 SHORT = {"max_length": 16}
@@ -26,23 +26,33 @@ def test_04_a_prompt_is_never_cut_to_nothing(toy: Toy, bos: bool) -> None:
     toy.needs_bos = bos
     room = toy.max_length - bos
     assert (
-        len(hole_canvas(toy, "abcdef" * 9, room - 1, "", "", "truncate").canvas) == toy.max_length
+        len(
+            hole_canvas(
+                toy, "abcdef" * 9, room - 1, Hole(Length(room - 1), ""), "", "truncate"
+            ).canvas
+        )
+        == toy.max_length
     )
     for canvas in (
-        lambda: hole_canvas(toy, "abcdef" * 9, room, "", "", "truncate"),
-        lambda: hole_canvas(toy, "abc", room, "", "", "truncate"),
+        lambda: hole_canvas(toy, "abcdef" * 9, room, Hole(Length(room), ""), "", "truncate"),
+        lambda: hole_canvas(toy, "abc", room, Hole(Length(room), ""), "", "truncate"),
         lambda: choice_canvases(toy, [("abcdef", "b" * room)], "", "truncate")[0],
     ):
         with pytest.raises(SampleError, match=f"{room} open positions leave nothing of the prompt"):
             canvas()
-    assert len(hole_canvas(toy, "", room, "", "", "truncate").canvas) == toy.max_length
+    assert (
+        len(hole_canvas(toy, "", room, Hole(Length(room), ""), "", "truncate").canvas)
+        == toy.max_length
+    )
     assert len(choice_canvases(toy, [("", "b" * room)], "", "truncate")[0].canvas) == toy.max_length
 
 
 def test_04_the_text_behind_a_hole_is_never_cut_to_nothing(toy: Toy) -> None:
     with pytest.raises(SampleError, match="leave nothing of the text after the hole"):
-        hole_canvas(toy, "", toy.max_length, "abc", "", "truncate")
-    kept = hole_canvas(toy, "", toy.max_length - 2, "abc", "", "truncate").canvas
+        hole_canvas(toy, "", toy.max_length, Hole(Length(toy.max_length), "abc"), "", "truncate")
+    kept = hole_canvas(
+        toy, "", toy.max_length - 2, Hole(Length(toy.max_length - 2), "abc"), "", "truncate"
+    ).canvas
     assert kept.tokens[-2:] == tuple(toy.encode("ab"))
 
 

@@ -91,7 +91,7 @@ def test_overlong_error_and_a_target_that_never_fits(toy: Toy) -> None:
 
 
 def test_a_hole_keeps_the_text_next_to_it(toy: Toy) -> None:
-    canvas = hole_canvas(toy, "abcdef" * 3, 4, "fedcba", "", "truncate").canvas
+    canvas = hole_canvas(toy, "abcdef" * 3, 4, Hole(Length(4), "fedcba"), "", "truncate").canvas
     assert len(canvas) == 16 and sum(canvas.open) == 4
     assert canvas.tokens[-6:] == tuple(toy.encode("fedcba")) and canvas.tokens[:6] == tuple(
         toy.encode("abcdef")

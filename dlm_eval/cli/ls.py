@@ -96,18 +96,13 @@ def _strategies() -> Table:
 
 def _presets() -> Table:
     from dlm_eval.decoding.presets import presets
-    from dlm_eval.harness.task_files import list_tasks
     from dlm_eval.likelihood.presets import estimator_presets
 
-    ours = [name for name, kind, _ in list_tasks() if kind == "generate_until"]
     writing = [
         [
             p.name,
             ", ".join(p.checkpoints or p.families),
-            (p.task or "")
-            + (
-                " (task missing)" if p.task_missing and not any(p.fits(n) > 0 for n in ours) else ""
-            ),
+            p.task or "",
             ", ".join(f"{k}={v}" for k, v in p.settings.items()),
             p.source,
         ]

@@ -182,7 +182,7 @@ def _trajectories(args: argparse.Namespace) -> tuple[LoggedRun, list[Logged]]:
 
 def _record(args: argparse.Namespace) -> Recording:
     from dlm_eval.harness.decode_config import DecodeOptions, user_layer
-    from dlm_eval.harness.requests import hole_canvas
+    from dlm_eval.harness.requests import Hole, Length, hole_canvas
     from dlm_eval.models import load_model, process_of
     from dlm_eval.reports.trace.recording import record
     from dlm_eval.settings import parse_pairs
@@ -208,7 +208,8 @@ def _record(args: argparse.Namespace) -> Recording:
             if args.apply_chat_template
             else args.prompt
         )
-        prepared = hole_canvas(model, prompt, length, suffix, "", "error")
+        hole = Hole(Length(length), suffix)
+        prepared = hole_canvas(model, prompt, length, hole, "", "error")
     except SampleError as error:
         raise UserError(f"--prompt with a hole of {length}: {error}") from error
     return record(model, prepared.canvas, settings, args.seed or 0)

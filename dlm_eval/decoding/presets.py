@@ -15,10 +15,6 @@ __all__ = ["GROUPS", "Preset", "authors_preset", "preset_settings", "presets"]
 TABLE = Path(__file__).with_name("presets.yaml")
 
 
-# `task` of a preset -> why neither lm-eval nor dlm_eval has a task that generates for it.
-TASK_MISSING = {"trip*": "trip planning is not implemented yet"}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Preset(Audience):
     """Decode settings that someone published.
@@ -28,11 +24,6 @@ class Preset(Audience):
     """
 
     settings: Mapping[str, Any]
-
-    @property
-    def task_missing(self) -> str:
-        """Why no task generates for this preset; "" if one does."""
-        return TASK_MISSING.get(self.task or "", "")
 
 
 @cache

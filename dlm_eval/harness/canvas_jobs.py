@@ -13,6 +13,7 @@ from dlm_eval.errors import SampleError
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
 from dlm_eval.harness.request_jobs import Prepare, RequestKind, RequestKinds
 from dlm_eval.harness.requests import (
+    HOLE,
     Overlong,
     Prepared,
     UnbuiltPrompt,
@@ -150,7 +151,9 @@ class CanvasJobs:
 
         return prepare
 
-    def _choice_answer(self, answers: Sequence[Answer], record: Record) -> tuple[float, bool]:
+    def _choice_answer(
+        self, request: Instance, answers: Sequence[Answer], record: Record
+    ) -> tuple[float, bool]:
         score = _score(answers[0])
         if isinstance(answers[0].value, Scores):
             score = answers[0].value.choices[record.details["choice"]]
@@ -175,7 +178,7 @@ class CanvasJobs:
             self._weigh(window, record)
         return [self._score_job(window, False, record.task) for window in whole]
 
-    def _text_answer(self, answers: Sequence[Answer], record: Record) -> float:
+    def _text_answer(self, request: Instance, answers: Sequence[Answer], record: Record) -> float:
         if not answers:
             raise SampleError("the text is empty: there is nothing to score")
         score = merge([_score(answer) for answer in answers])
@@ -190,20 +193,18 @@ class CanvasJobs:
         length = hole_length(self.model, ask.hole, context)
         plan = self._plans.plan(ask, length)
         key = digest(record.task, record.doc, request.idx, record.repeat)
-        hole, overlong = ask.hole, self.options.overlong
-        prepared = hole_canvas(
-            self.model, context, length, hole.suffix, key, overlong, hole.special_tokens
-        )
+        prepared = hole_canvas(self.model, context, length, ask.hole, key, self.options.overlong)
         record.truncated = prepared.truncated
         record.details = {"until": ask.until, **plan.described}
         if not plan.draws:  # repeats and equal prompts share one answer
             return [FillJob(replace(prepared.canvas, key=""), plan.job, 0)]
         return [FillJob(prepared.canvas, plan.job, self.options.seed)]
 
-    def _fill_answer(self, answers: Sequence[Answer], record: Record) -> str:
-        filling = _filling(answers[0])
-        written = visible(filling.tokens, self.model.eos_ids)
-        record.tokens = len(written)
+    def _fill_answer(self, request: Instance, answers: Sequence[Answer], record: Record) -> str:
+        filling, hole = _filling(answers[0]), request.args[1].get(HOLE)
+        written = pieces(filling.tokens, 1 if hole is None else len(hole.between) + 1)
+        written = [visible(piece, self.model.eos_ids) for piece in written]
+        record.tokens = sum(map(len, written))
         record.details |= {
             "steps_taken": filling.steps,
             "exit": filling.exit,
@@ -211,7 +212,9 @@ class CanvasJobs:
         }
         if self._texts is not None:
             record.details["trajectory"] = trajectory(filling, self._texts)
-        text = cut_at(self.model.decode(written), record.details["until"])
+        texts = [self.model.decode(piece) for piece in written]
+        text = texts[0] if hole is None else hole.joined(texts)
+        text = cut_at(text, record.details["until"])
         return FilledText.of(text, filling)
 
     def _ends_early(self, task: str) -> bool:
@@ -274,6 +277,12 @@ def _filling(answer: Answer) -> Filling:
         raise SampleError(answer.error)
     assert isinstance(answer.value, Filling)
     return answer.value
+
+
+def pieces(tokens: Sequence[int], number: int) -> list[Sequence[int]]:
+    """Returns the tokens of each of several holes of equal length."""
+    length = len(tokens) // number
+    return [tokens[i * length : (i + 1) * length] for i in range(number)]
 
 
 def visible(tokens: Sequence[int], eos_ids: Sequence[int]) -> list[int]:

@@ -161,12 +161,12 @@ class DecodeOptions:
     def settings(self, ask: Request, length: int) -> DecodeSettings:
         """Returns the resolved settings for a hole of `length` tokens.
 
-        If the length depends on the document (oracle lengths), the settings are adapted: at most
+        If the length depends on the document (oracle lengths, several holes), the settings are adapted: at most
         one step per token, and no block length that does not divide the hole. Otherwise the hole
         must fit the settings exactly.
         """
         settings = dataclasses.replace(self.resolved(ask), until=ask.until)
-        if ask.hole.length.tokens == length:
+        if ask.hole.sets(length):
             settings.check(length)
             return settings
         return settings.fitted(length)
@@ -205,7 +205,7 @@ class DecodePlans:
 
     def plan(self, ask: Request, length: int) -> DecodePlan:
         """Returns the plan for a hole of `length` tokens (`DecodeOptions.settings`)."""
-        key = (length, ask.hole.length.tokens == length)
+        key = (length, ask.hole.sets(length))
         if key not in ask.plans:
             ask.plans[key] = self._planned(ask, length)
         return ask.plans[key]

@@ -46,6 +46,9 @@ class InfillSpec:
             number of tokens of prefix, hole and suffix together.
         special_tokens: What stands before the prefix. "model": BOS if the model needs it.
             "tokenizer": what the checkpoint's tokenizer puts before a text. "none": nothing.
+        between: Source of the texts between several holes, each `length` tokens long: a function
+            that returns a list of texts, or the name of a column with one. The answer is the texts
+            in the holes with those between them.
     """
 
     length: str
@@ -53,6 +56,7 @@ class InfillSpec:
     reference: str | Callable[[dict[str, Any]], str | list[str]] | None = None
     measure: str = "alone"
     special_tokens: SpecialTokens = "model"
+    between: str | Callable[[dict[str, Any]], list[str]] | None = None
 
     @classmethod
     def from_metadata(cls, task: str, metadata: Mapping[str, Any] | None) -> InfillSpec:
@@ -85,6 +89,11 @@ class InfillSpec:
             raise UserError(
                 f"task '{task}': metadata.infill length '{spec.length}' needs a 'reference'"
             )
+        if spec.between is not None and ("oracle" in spec.length or spec.measure != "alone"):
+            raise UserError(
+                f"task '{task}': metadata.infill has texts 'between' several holes; then 'length' "
+                f"must be the number of tokens of each, and 'measure' alone"
+            )
         return spec
 
     def hole(self, task: str, doc: dict[str, Any]) -> Hole:
@@ -95,6 +104,7 @@ class InfillSpec:
             () if self.reference is None else tuple(_references(self.reference, doc)),
             self.measure,
             self.special_tokens,
+            () if self.between is None else tuple(_references(self.between, doc)),
         )
 
     def any_hole(self) -> Hole | None:

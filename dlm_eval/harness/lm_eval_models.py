@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -27,6 +27,8 @@ from dlm_eval.workers.texts import TextInProcess, TextModel, batch_rows
 class LmEvalModels:
     """The models of lm-eval's registry, and the packaged baselines, which `hf` loads."""
 
+    unused: Collection[str] = OF_DENOISERS
+
     def names(self) -> set[str]:
         import lm_eval.models  # noqa: F401
         from lm_eval.api.registry import model_registry
@@ -42,6 +44,9 @@ class LmEvalModels:
 
     def check_tasks(self, settings: RunSettings, tasks: Mapping[str, Any]) -> None:
         pass
+
+    def entry_arguments(self, arguments: Mapping[str, Any], entry: str) -> Mapping[str, Any]:
+        return arguments
 
     def load(self, settings: RunSettings, journal: Journal | None) -> Loaded:
         devices = (

@@ -79,7 +79,13 @@ class Loaded:
 
 
 class ModelKind(Protocol):
-    """One kind of models."""
+    """One kind of models.
+
+    Attributes:
+        unused: settings of a suite's entry that mean nothing to models of this kind.
+    """
+
+    unused: Collection[str]
 
     def names(self) -> Collection[str]:
         """Returns the names that --model takes."""
@@ -102,6 +108,14 @@ class ModelKind(Protocol):
 
         Raises:
             UserError: an option or the checkpoint cannot be used.
+        """
+        ...
+
+    def entry_arguments(self, arguments: Mapping[str, Any], entry: str) -> Mapping[str, Any]:
+        """Returns --model_args of a suite for one of its entries.
+
+        Raises:
+            UserError: they have nothing for this entry.
         """
         ...
 

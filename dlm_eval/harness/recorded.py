@@ -8,10 +8,11 @@ file (`recorded_answers.py`). An answer belongs to a request if both have the sa
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -39,6 +40,7 @@ MEANINGLESS = (
     "device", "devices", "engine", "batch_size", "max_batch_size", "gen_kwargs", "score_only", "shard",
     "apply_chat_template", "system_instruction", "fewshot_as_multiturn",
 )  # fmt: skip
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json")
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +48,10 @@ log = logging.getLogger(__name__)
 class RecordedOptions:
     """The options of `--model recorded`."""
 
-    answers: str = option(help="file of answers: .jsonl, .jsonl.gz or .json")
+    answers: str = option(
+        help="file of answers: .jsonl, .jsonl.gz or .json; with --suite also a folder with one for"
+        " each entry"
+    )
     match: str = option(
         "doc_id",
         help="what an answer and a document have in common: doc_id (the answer's field, else its"
@@ -77,6 +82,8 @@ class RecordedOptions:
 class RecordedAnswers:
     """`--model recorded`."""
 
+    unused: Collection[str] = (*OF_DENOISERS, *MEANINGLESS)
+
     def names(self) -> set[str]:
         return {NAME}
 
@@ -90,6 +97,25 @@ class RecordedAnswers:
 
     def check_tasks(self, settings: RunSettings, tasks: Mapping[str, Any]) -> None:
         pass  # a likelihood is refused when it is asked for
+
+    def entry_arguments(self, arguments: Mapping[str, Any], entry: str) -> Mapping[str, Any]:
+        """Returns the options with the entry's file if `answers` is a folder: ENTRY.jsonl,
+        ENTRY.jsonl.gz or ENTRY.json in it, or the only such file in its folder ENTRY.
+        """
+        folder = Path(str(arguments.get("answers", "")))
+        if not arguments.get("answers") or not folder.is_dir():
+            return arguments
+        files = [folder / f"{entry}{suffix}" for suffix in SUFFIXES]
+        files += sorted(
+            f for f in folder.glob(f"{glob.escape(entry)}/*") if f.name.endswith(SUFFIXES)
+        )
+        found = [file for file in files if file.is_file()]
+        if len(found) != 1:
+            raise UserError(
+                f"answers '{folder}' has {counted(len(found), 'file')} for entry '{entry}'; it must"
+                f" have one: {entry}.jsonl, or one file in a folder {entry}"
+            )
+        return {"name": folder.resolve().name, **arguments, "answers": str(found[0])}
 
     def load(self, settings: RunSettings, journal: Journal | None) -> Loaded:
         options = RecordedOptions.of(settings.model_args)

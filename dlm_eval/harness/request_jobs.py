@@ -31,13 +31,13 @@ class RequestKind:
     Attributes:
         title: what the progress line and the records call them.
         jobs: all requests of some documents -> the function that returns the jobs of one of them.
-        finish: the answers to a request's jobs, and its record -> lm-eval's answer.
+        finish: a request, the answers to its jobs, and its record -> lm-eval's answer.
         blank: lm-eval's answer to a request that failed.
     """
 
     title: str
     jobs: Callable[[Sequence[Instance]], Prepare]
-    finish: Callable[[Sequence[Answer], Record], Any]
+    finish: Callable[[Instance, Sequence[Answer], Record], Any]
     blank: Any
 
 
@@ -256,7 +256,7 @@ class AnsweredRequests:
             record.rows = sum(part.rows for part in parts)
         try:
             if not record.error:
-                return self.kinds.of[kind].finish(parts, record)
+                return self.kinds.of[kind].finish(asked.request, parts, record)
         except Exception as error:
             record.error = _reason(error)
         return self.kinds.of[kind].blank

@@ -63,17 +63,18 @@ class Length:
 
 @dataclass(frozen=True)
 class Hole:
-    """A hole as described by a task (`harness.infill.InfillSpec`). It is a generation argument of
-    a request.
+    """A hole as described by a task (`harness.infill.InfillSpec`), or several of equal length with
+    given text between them. It is a generation argument of a request.
 
     Attributes:
-        length: length of the hole.
-        suffix: text after the hole.
+        length: length of the hole; of several, of each.
+        suffix: text after the (last) hole.
         references: reference answers; the longest one in tokens sets the oracle length.
         measure: how to count the tokens of a reference. 'alone': the reference by itself.
             'in_place': the tokens that it adds after the prefix. 'canvas': the length is that of
             prefix, hole and suffix together.
         special_tokens: what stands before the prefix (see `begin`).
+        between: the texts between several holes, in order; "" for two that adjoin.
     """
 
     length: Length
@@ -81,10 +82,27 @@ class Hole:
     references: tuple[str, ...] = ()
     measure: str = "alone"
     special_tokens: SpecialTokens = "model"
+    between: tuple[str, ...] = ()
+
+    def sets(self, length: int) -> bool:
+        """Returns whether the task sets this number of open positions for all documents. Several
+        holes are as many as a document needs.
+        """
+        return not self.between and self.length.tokens == length
+
+    def joined(self, written: Sequence[str]) -> str:
+        """Returns the texts in the holes with those between them."""
+        return "".join(
+            part for pair in zip_longest(written, self.between, fillvalue="") for part in pair
+        )
 
     def plain(self) -> dict[str, Any]:
         """Returns the hole as plain data for samples files."""
-        others = {"suffix": self.suffix, "references": list(self.references)}
+        others = {
+            "between": list(self.between),
+            "suffix": self.suffix,
+            "references": list(self.references),
+        }
         measured = {} if self.measure == "alone" else {"measure": self.measure}
         begun = {} if self.special_tokens == "model" else {"special_tokens": self.special_tokens}
         return {
@@ -234,24 +252,20 @@ def choice_canvases(
 
 
 def hole_canvas(
-    model: Denoiser,
-    prefix: str,
-    length: int,
-    suffix: str,
-    key: str,
-    overlong: Overlong,
-    special_tokens: SpecialTokens = "model",
+    model: Denoiser, prefix: str, length: int, hole: Hole, key: str, overlong: Overlong
 ) -> Prepared:
-    """Returns the canvas with `length` open positions between `prefix` and `suffix`.
+    """Returns the canvas with `length` open positions, of one hole or several, after `prefix`.
 
     Raises:
-        SampleError: the hole alone does not fit the model, or (with `overlong='error'`) the whole
+        SampleError: the holes alone do not fit the model, or (with `overlong='error'`) the whole
             canvas does not.
     """
-    head = begin(model, model.encode(prefix), special_tokens)
-    tail = model.encode(suffix) if suffix else []
-    head, tail, cut = _fit(model, head, length, tail, overlong)
-    return Prepared(Canvas.infill(head, length, tail, key), cut)
+    head = begin(model, model.encode(prefix), hole.special_tokens)
+    tail = model.encode(hole.suffix) if hole.suffix else []
+    given = [model.encode(text) if text else [] for text in hole.between]
+    middle = length + sum(map(len, given))
+    head, tail, cut = _fit(model, head, middle, tail, overlong)
+    return Prepared(Canvas.holes(head, length // (len(given) + 1), given, tail, key), cut)
 
 
 def _fit(
@@ -304,7 +318,7 @@ def _fit(
 
 
 def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
-    """Returns the hole's length in tokens.
+    """Returns the number of open positions, of all holes together.
 
     Raises:
         SampleError: an oracle length has no references, or the prompt alone fills the canvas.
@@ -312,7 +326,7 @@ def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
     given = hole.length.tokens
     if given is not None:
         if hole.measure != "canvas":
-            return given
+            return given * (len(hole.between) + 1)
         before = begin(model, model.encode(prefix), hole.special_tokens)
         room = given - len(before) - len(model.encode(hole.suffix))
         if room < 1:

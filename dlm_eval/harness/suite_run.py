@@ -10,13 +10,14 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dlm_eval.errors import DlmEvalError, UserError
 from dlm_eval.harness.checks import Ask, check_settings
 from dlm_eval.harness.model_kind import Loaded
-from dlm_eval.harness.open_model import DENOISERS, open_model
+from dlm_eval.harness.open_model import kind_of, open_model
 from dlm_eval.harness.results import metrics_of
 from dlm_eval.harness.run import Finished, run
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
@@ -26,7 +27,6 @@ from dlm_eval.models import find_checkpoint, known_families
 log = logging.getLogger(__name__)
 # Settings of `run` that replace those of all entries; `gen_kwargs` is how lm-eval names `decode`.
 OVERRIDES = (*CONDITIONS, "gen_kwargs")
-OURS_ALONE = ("decode", "estimator")  # conditions that one of lm-eval's own models would refuse
 REFUSED = {
     "shard": "a shard is one run, and a suite is several; shard its entries one by one with "
     "--tasks",
@@ -229,8 +229,13 @@ def _runs(
     """Returns the entries in runs with equal settings, in the order of their first entries."""
     groups: dict[str, list[Entry]] = {}
     conditions: dict[str, dict[str, Any]] = {}
+    named = {key: given[key] for key in ("model", "model_args") if key in given}
+    arguments = run_settings({**named, "tasks": ["*"]}).model_args
     for entry in entries:
         own = effective(entry, given["model"], overridden)
+        mine = kind_of(given["model"]).entry_arguments(arguments, entry.entry)
+        if mine != arguments:
+            own["model_args"] = dict(mine)
         key = json.dumps(own, sort_keys=True, default=str)
         groups.setdefault(key, []).append(entry)
         conditions[key] = own
@@ -248,12 +253,11 @@ def _runs(
 def effective(entry: Entry, model: str, overridden: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the run settings of an entry: its own, overridden by the user's.
 
-    The user's decode settings are merged with the entry's, unless they name another preset. One of
-    lm-eval's own models has no use for the entry's decode settings and estimator.
+    The user's decode settings are merged with the entry's, unless they name another preset. What
+    means nothing to the kind of model is left out.
     """
-    own = entry.conditions.given()
-    if not DENOISERS.has(model):
-        own = {key: value for key, value in own.items() if key not in OURS_ALONE}
+    unused = kind_of(model).unused
+    own = {key: value for key, value in entry.conditions.given().items() if key not in unused}
     merged = {**own, **overridden}
     for key in ("decode", "metadata"):
         theirs, users = own.get(key) or {}, overridden.get(key) or {}
@@ -288,11 +292,17 @@ def run_suite(
     }
     finished: list[Finished] = []
     home = output_directory(plan.settings.output_path) if plan.settings.output_path else None
-    with open_model(plan.settings, home) as loaded:
-        checkpoint = checkpoint_of(plan.model, loaded)
+    opened: Mapping[str, Any] | None = None
+    with ExitStack() as stack:
         waiting = list(plan.runs)
         while waiting:
             one = waiting.pop(0)
+            if one.settings.model_args != opened:  # recorded answers: each entry has its file
+                stack.close()
+                opened = one.settings.model_args
+                settings = replace(plan.settings, model_args=opened)
+                loaded = stack.enter_context(open_model(settings, home))
+                checkpoint = checkpoint_of(plan.model, loaded)
             try:
                 found = run(one.settings, ask, loaded, suite=mark(plan, one, checkpoint))
             except DlmEvalError as error:

@@ -103,10 +103,15 @@ def check_fewshot(loaded: Mapping[str, Any], num_fewshot: int | None) -> None:
             )
         examples: Sequence[Any] = getattr(getattr(task, "sampler", None), "df", None) or ()
         evaluated = task.eval_docs
-        same = len(examples) == len(evaluated) and len(examples) > 0 and examples[0] == evaluated[0]
-        # If the splits have the same name, lm-eval draws one more, to exclude the document. We also
-        # exclude it if the splits have equal documents.
-        pool = len(examples) - (same or task.fewshot_cfg.split == task.config.test_split)
+        # A prompt has one example less to choose from if its own document may be among them: we
+        # exclude it. From a split of the same name lm-eval draws one more at random in any case.
+        shared = (
+            len(examples) == len(evaluated) and len(examples) > 0 and examples[0] == evaluated[0]
+        )
+        if not shared and task.fewshot_cfg.split == task.config.test_split:
+            in_order = task.fewshot_cfg.sampler == "first_n"
+            shared = not in_order or any(example in evaluated for example in examples)
+        pool = len(examples) - shared
         if (wanted or 0) > pool:
             raise UserError(
                 f"--num_fewshot {wanted}: task '{name}' has only "

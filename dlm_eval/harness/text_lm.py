@@ -183,7 +183,7 @@ class TextJobs:
         record.details["scored"] = arguments[-1]
         return [TextJob(method, arguments, identity, draw, _size(kind, arguments[:2]))]
 
-    def _finish(self, answers: Sequence[Answer], record: Record) -> Any:
+    def _finish(self, _: Instance, answers: Sequence[Answer], record: Record) -> Any:
         """Returns lm-eval's answer; counts its tokens."""
         (answer,) = answers
         if answer.error is not None:
@@ -226,7 +226,10 @@ def _plain(lm: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return arguments
     kept = {key: value for key, value in given.items() if not is_our_argument(key)}
     if (hole := given.get(HOLE)) is not None:
-        kept["max_gen_toks"] = hole_length(_Tokens(lm), replace(hole, suffix=""), context)  # type: ignore[arg-type]
+        # it has to write the texts between several holes too
+        between = sum(len(_Tokens(lm).encode(text)) for text in hole.between)
+        open_tokens = hole_length(_Tokens(lm), replace(hole, suffix=""), context)  # type: ignore[arg-type]
+        kept["max_gen_toks"] = open_tokens + between
     return (context, kept, *more)
 
 

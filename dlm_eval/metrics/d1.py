@@ -21,6 +21,7 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dlm_eval.errors import UserError
@@ -28,6 +29,7 @@ from dlm_eval.recorded_answers import read_answers
 
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 BOXED = re.compile(r"\\boxed{(.*?)}")
+GSM8K_TRUTH = re.compile(r"####\s*\$?([\d,]+(?:\.\d+)?)")
 NUMBER = re.compile(r"-?\d+\.?\d*")
 ARITHMETIC = re.compile(r"[\d+\-*/().\s]+")
 # Anchored at the beginning of a run of such characters: a search in a long run is not quadratic.
@@ -60,24 +62,25 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 # -- documents -------------------------------------------------------------------------------------
 
 
-def documents(*, answers: str | None = None, **_: Any) -> dict[str, Any]:
-    """Returns ``{"test": Dataset}`` of the questions in an answers file.
+def documents(*, benchmark: str, answers: str | None = None, **_: Any) -> dict[str, Any]:
+    """Returns ``{"test": Dataset}`` of the questions in an answers file, or of the benchmark's.
 
     Args:
-        answers: the file, with fields `question` and `ground_truth` in each line.
+        benchmark: a key of `SOURCES`.
+        answers: the file, with fields `question` and `ground_truth` in each line; None for all
+            documents that d1 asks.
         _: The task's other metadata, with the model's arguments, which lm-eval passes too.
 
     Raises:
-        UserError: no file is given, a line lacks a field, or ground truths are of several types.
+        UserError: a line lacks a field, ground truths are of several types, or the benchmark's
+            data cannot be loaded.
     """
     import datasets
 
     if answers is None:
-        raise UserError(
-            "the tasks of d1 read their documents from a file of answers; give"
-            " --model recorded --model_args answers=FILE (or, for another model, --metadata"
-            " answers=FILE)"
-        )
+        source = SOURCES[benchmark]
+        found = datasets.load_dataset(source.path, source.name, split="test")
+        return {"test": datasets.Dataset.from_list([source.document(row) for row in found])}
     rows = [_document(one) for one in read_answers(answers)]
     try:
         return {"test": datasets.Dataset.from_list(rows)}
@@ -96,6 +99,50 @@ def _document(answer: Any) -> dict[str, Any]:
     if not isinstance(numbers, list) or not isinstance(target, int):
         raise answer.wrong("ground_truth", "it must be [[numbers], target]")
     return {"question": question, "numbers": numbers, "target": target}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the documents of a benchmark are, if there is no file of answers.
+
+    Attributes:
+        path: of the dataset.
+        name: of its configuration.
+        document: a row -> the document.
+    """
+
+    path: str
+    name: str | None
+    document: Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _of_gsm8k(row: dict[str, Any]) -> dict[str, Any]:
+    """d1 reads no sign, so the two documents with a negative answer have no ground truth."""
+    found = GSM8K_TRUTH.search(row["answer"])
+    truth = None if found is None else float(found[1].replace(",", ""))
+    return {"question": row["question"], "ground_truth": truth}
+
+
+def _of_math(row: dict[str, Any]) -> dict[str, Any]:
+    return {"question": row["problem"], "ground_truth": row["answer"]}
+
+
+def _of_countdown(row: dict[str, Any]) -> dict[str, Any]:
+    numbers, target = row["ground_truth"]
+    return {"question": row["question"], "numbers": numbers, "target": target}
+
+
+def _of_sudoku(row: dict[str, Any]) -> dict[str, Any]:
+    return {"question": row["question"], "ground_truth": row["ground_truth"]}
+
+
+# The 256 documents of Countdown and Sudoku that d1 drew are those of its recorded answers.
+SOURCES = {
+    "gsm8k": Source("openai/gsm8k", "main", _of_gsm8k),
+    "math500": Source("HuggingFaceH4/MATH-500", None, _of_math),
+    "countdown": Source("local/d1_llada", "countdown_256", _of_countdown),
+    "sudoku": Source("local/d1_llada", "sudoku_256", _of_sudoku),
+}
 
 
 # -- scores ----------------------------------------------------------------------------------------
