@@ -386,24 +386,26 @@ class Api:
     Attributes:
         left: number of requests until the server fails; None for no limit.
         refused: a text whose requests are refused.
+        refusal: status and body of that.
         paid: prompt -> number of answers.
     """
 
     def __init__(self) -> None:
         self.left: int | None = None
         self.refused = ""
+        self.refusal: tuple[int, Any] = 400, {"error": f"refused, key {KEY}"}
         self.paid: Counter[str] = Counter()
         self.keys: set[str | None] = set()
         self.sent = 0
         self._lock = threading.Condition()
 
-    def answer(self, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def answer(self, path: str, asked: dict[str, Any]) -> tuple[int, Any]:
         """Returns status and body."""
         prompt = asked.get("prompt") or asked["messages"][-1]["content"]
         prompts = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
         with self._lock:
             if self.refused and self.refused in json.dumps(prompts):
-                return 400, {"error": f"refused, key {KEY}"}
+                return self.refusal
             if self.left == 0:
                 self._lock.wait_for(lambda: self.sent == len(self.paid))
                 return 500, {"error": "overloaded"}
@@ -539,6 +541,56 @@ def test_5_a_request_that_an_api_refuses_is_an_error_of_its_sample_and_no_key_is
     assert KEY not in said
     for file in tmp_path.rglob("*"):
         assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize("concurrent", [1, 4])
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"error": {"message": f"overloaded, key {KEY}"}}, "has no message"),
+        (["no"], "has no message"),
+        ({"choices": [{"index": 0, "finish_reason": "stop"}]}, "has no message"),
+        ({"choices": []}, "has no message"),
+        ({"choices": [{"index": 0, "message": {"content": None}, "finish_reason": "content_filter"}]},
+         "content filter has removed"),
+        ({"choices": [{"index": 0, "message": {}, "finish_reason": "content_filter"}]},
+         "content filter has removed"),
+    ],
+)  # fmt: skip
+def test_5_a_body_without_a_message_is_an_error_and_no_empty_answer(
+    tasks: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    body: Any,
+    reason: str,
+    concurrent: int,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    api = Api()
+    with serving(api) as address:
+        run = [*api_words(tasks, tmp_path, address, True, concurrent), "--tasks", "t_write"]
+        api.refused, api.refusal = "cabbage", (200, body)
+        assert main(run) == 1
+        rows = samples(tmp_path)["t_write"]
+        failed = [row for row in rows if "error" in row]
+        assert len(failed) == 2 and all(reason in row["error"] for row in failed)
+        assert len(stored(tmp_path)) == api.paid.total() == 10
+        api.refused = ""
+        assert main(run) == 0 and set(api.paid.values()) == {1} and api.paid.total() == 12
+    assert KEY not in "".join(capfd.readouterr())
+    for file in tmp_path.rglob("*"):
+        assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
+
+
+def test_5_a_message_without_text_is_an_answer(tasks: Path, tmp_path: Path) -> None:
+    api = Api()
+    thinking = {"index": 0, "message": {"content": None}, "finish_reason": "length"}
+    api.refused, api.refusal = "cabbage", (200, {"choices": [thinking]})
+    with serving(api) as address:
+        assert main([*api_words(tasks, tmp_path, address, True, 4), "--tasks", "t_write"]) == 0
+    texts = [row["resps"] for row in samples(tmp_path)["t_write"]]
+    assert texts.count([[""]]) == 2
 
 
 @pytest.mark.parametrize(

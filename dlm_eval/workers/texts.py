@@ -100,8 +100,14 @@ def silent_bar(bar: type[Any]) -> type[Any]:
     return Silent
 
 
+class RefusedError(Exception):
+    """A server refuses a request because of its content, but not with one of the statuses `REFUSED`."""
+
+
 def _limit(error: BaseException) -> int:
     """Returns how many failures like `error` are allowed in a row."""
+    if isinstance(error, RefusedError):
+        return MOST_REFUSALS
     facts = vars(error)  # `status` in aiohttp, `response` in requests
     status = facts.get("status") or (
         facts["response"].status_code if facts.get("response") is not None else 0
@@ -141,14 +147,51 @@ class _Together:
         return [task.result() for task in tasks]
 
 
+def _parsing_messages(parse: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """Returns `parse` for bodies of a chat API; it raises an error if one has no message."""
+
+    def parsed(outputs: Any, **more: Any) -> list[Any]:
+        for body in outputs if isinstance(outputs, list) else [outputs]:
+            _check_messages(body)
+        return parse(outputs=outputs, **more)
+
+    return parsed
+
+
+def _check_messages(body: Any) -> None:
+    """Checks that a body has messages. One without text is an answer: the model has spent all its
+    tokens on thinking.
+
+    Raises:
+        ValueError: there is no message, but an error with status 200.
+        RefusedError: a filter has removed the text.
+    """
+    try:
+        choices = [
+            (choice.get("finish_reason"), choice["message"].get("content"))
+            for choice in body["choices"]
+        ]
+    except (KeyError, TypeError, AttributeError):
+        choices = []
+    if not choices:
+        raise ValueError(f"the server's answer has no message: {str(body)[:200]}")
+    if any(end == "content_filter" and not text for end, text in choices):
+        raise RefusedError("the server's content filter has removed the answer")
+
+
 @contextmanager
 def calling(lm: LM) -> Iterator[None]:
     """Changes a model's modules during a call.
 
     Upstream: they show progress bars of their own. `api_models` cancels all requests under way if
-    one fails (`tqdm_asyncio.gather`).
+    one fails (`tqdm_asyncio.gather`). `LocalChatCompletion` reads "" from a body without a message.
     """
+    from lm_eval.models.openai_completions import LocalChatCompletion
+
     with ExitStack() as stack:
+        if isinstance(lm, LocalChatCompletion):
+            parse = _parsing_messages(lm.parse_generations)
+            stack.enter_context(replaced(lm, "parse_generations", parse))
         for module in {sys.modules[kind.__module__] for kind in type(lm).__mro__}:
             if isinstance(bar := vars(module).get("tqdm"), type):
                 stack.enter_context(replaced(module, "tqdm", silent_bar(bar)))
