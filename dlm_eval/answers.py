@@ -351,13 +351,18 @@ def _answers(answer: Answer, job: Job) -> bool:
 
 
 def is_reply(kind: str, reply: Reply) -> bool:
-    """Returns whether a reply has the form of lm-eval's answers to requests of type `kind`."""
+    """Returns whether a reply has the form of lm-eval's answers to requests of type `kind`.
+
+    A log-likelihood that is not a number is no answer.
+    """
     found = reply.content
     if kind == "generate_until":
         return isinstance(found, str)
     if kind == "loglikelihood_rolling":
-        return isinstance(found, float)
-    return isinstance(found, tuple) and [type(part) for part in found] == [float, bool]
+        return isinstance(found, float) and not math.isnan(found)
+    if not isinstance(found, tuple) or [type(part) for part in found] != [float, bool]:
+        return False
+    return not math.isnan(found[0])
 
 
 def _is_score(score: Score) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -26,6 +28,7 @@ from lm_eval.models.dummy import DummyLM
 from lm_eval.models.huggingface import HFLM
 from requests import HTTPError, Response
 
+from dlm_eval.answers import is_reply
 from dlm_eval.cli import main
 from dlm_eval.errors import RunError
 from dlm_eval.harness.baseline import Baseline
@@ -377,6 +380,26 @@ def test_5_equal_requests_that_are_drawn_get_their_own_answers() -> None:
     assert sorted(str(found[n].value) for n in range(3)) == [str(Reply(str(n))) for n in range(3)]
 
 
+def test_5_a_likelihood_that_is_not_a_number_is_an_error(tasks: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(packaged_asset("tiny-ar"), broken)
+    data = (broken / "model.safetensors").read_bytes()
+    head = 8 + int.from_bytes(data[:8], "little")
+    weights = data[:head] + b"\xff" * (len(data) - head)  # all NaN
+    (broken / "model.safetensors").write_bytes(weights)
+    run = words(tasks, tmp_path / "out", "--model_args", f"pretrained={broken}", model="hf")
+    assert main([*run, "--tasks", "t_choice,t_roll", "--limit", "2"]) == 1
+    found = samples(tmp_path / "out")
+    rows = [*found["t_choice"], *found["t_roll"]]
+    assert len(rows) == 4 and all("is not a number" in row["error"] for row in rows)
+    assert not stored(tmp_path / "out")
+    for kind, content in (
+        ("loglikelihood", (math.nan, False)),
+        ("loglikelihood_rolling", math.nan),
+    ):
+        assert not is_reply(kind, Reply(content))  # in a journal
+
+
 # -- an API ----------------------------------------------------------------------------------------
 
 
@@ -386,31 +409,38 @@ class Api:
     Attributes:
         left: number of requests until the server fails; None for no limit.
         refused: a text whose requests are refused.
+        refusal: status and body of that.
+        numbered: whether the texts of a batch have their numbers; some servers say 0 for each.
         paid: prompt -> number of answers.
     """
 
     def __init__(self) -> None:
         self.left: int | None = None
         self.refused = ""
+        self.refusal: tuple[int, Any] = 400, {"error": f"refused, key {KEY}"}
+        self.numbered = True
         self.paid: Counter[str] = Counter()
         self.keys: set[str | None] = set()
         self.sent = 0
         self._lock = threading.Condition()
 
-    def answer(self, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    def answer(self, path: str, asked: dict[str, Any]) -> tuple[int, Any]:
         """Returns status and body."""
         prompt = asked.get("prompt") or asked["messages"][-1]["content"]
         prompts = [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
         with self._lock:
             if self.refused and self.refused in json.dumps(prompts):
-                return 400, {"error": f"refused, key {KEY}"}
+                return self.refusal
             if self.left == 0:
                 self._lock.wait_for(lambda: self.sent == len(self.paid))
                 return 500, {"error": "overloaded"}
             self.left = None if self.left is None else self.left - 1
             self.paid.update(json.dumps(one) for one in prompts)
         return 200, {
-            "choices": [self._choice(number, one, asked) for number, one in enumerate(prompts)]
+            "choices": [
+                self._choice(number if self.numbered else 0, one, asked)
+                for number, one in enumerate(prompts)
+            ]
         }
 
     def written(self) -> None:
@@ -539,6 +569,70 @@ def test_5_a_request_that_an_api_refuses_is_an_error_of_its_sample_and_no_key_is
     assert KEY not in said
     for file in tmp_path.rglob("*"):
         assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize("concurrent", [1, 4])
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"error": {"message": f"overloaded, key {KEY}"}}, "has no message"),
+        (["no"], "has no message"),
+        ({"choices": [{"index": 0, "finish_reason": "stop"}]}, "has no message"),
+        ({"choices": []}, "has no message"),
+        ({"choices": [{"index": 0, "message": {"content": None}, "finish_reason": "content_filter"}]},
+         "content filter has removed"),
+        ({"choices": [{"index": 0, "message": {}, "finish_reason": "content_filter"}]},
+         "content filter has removed"),
+    ],
+)  # fmt: skip
+def test_5_a_body_without_a_message_is_an_error_and_no_empty_answer(
+    tasks: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    body: Any,
+    reason: str,
+    concurrent: int,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    api = Api()
+    with serving(api) as address:
+        run = [*api_words(tasks, tmp_path, address, True, concurrent), "--tasks", "t_write"]
+        api.refused, api.refusal = "cabbage", (200, body)
+        assert main(run) == 1
+        rows = samples(tmp_path)["t_write"]
+        failed = [row for row in rows if "error" in row]
+        assert len(failed) == 2 and all(reason in row["error"] for row in failed)
+        assert len(stored(tmp_path)) == api.paid.total() == 10
+        api.refused = ""
+        assert main(run) == 0 and set(api.paid.values()) == {1} and api.paid.total() == 12
+    assert KEY not in "".join(capfd.readouterr())
+    for file in tmp_path.rglob("*"):
+        assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize("concurrent", [1, 4])
+def test_5_texts_without_their_numbers_are_no_empty_answers(
+    tasks: Path, tmp_path: Path, concurrent: int
+) -> None:
+    api, found = Api(), []
+    with serving(api) as address:
+        for numbered in (True, False):
+            api.numbered, home = numbered, tmp_path / str(numbered)
+            run = [*api_words(tasks, home, address, False, concurrent), "--tasks", "t_write"]
+            assert main([*run, "--batch_size", "3"]) == 0
+            found.append([row["resps"] for row in samples(home)["t_write"]])
+    assert found[0] == found[1] and [[""]] not in found[0]
+
+
+def test_5_a_message_without_text_is_an_answer(tasks: Path, tmp_path: Path) -> None:
+    api = Api()
+    thinking = {"index": 0, "message": {"content": None}, "finish_reason": "length"}
+    api.refused, api.refusal = "cabbage", (200, {"choices": [thinking]})
+    with serving(api) as address:
+        assert main([*api_words(tasks, tmp_path, address, True, 4), "--tasks", "t_write"]) == 0
+    texts = [row["resps"] for row in samples(tmp_path)["t_write"]]
+    assert texts.count([[""]]) == 2
 
 
 @pytest.mark.parametrize(

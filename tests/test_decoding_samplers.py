@@ -17,9 +17,11 @@ from scipy import stats
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import DecodeSettings, Unmasking, fill, resolve
 from dlm_eval.decoding.draw import Draw, restrict
+from dlm_eval.decoding.filling import most_forwards
+from dlm_eval.decoding.samples import mean_logprob
 from dlm_eval.decoding.step import Query, StepState
 from dlm_eval.engine import Engine
-from dlm_eval.errors import UserError
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models import load_model, packaged_asset
 from dlm_eval.models.denoiser import Geometric, LogLinear
 from dlm_eval.models.families.toy import Toy, ToySettings
@@ -581,3 +583,60 @@ def test_batch_mean_quota_of_unequal_holes() -> None:
     assert [f.step for f in own] != [f.step for f in together]
     with pytest.raises(UserError, match="batch_mean_quota"):
         resolve({"batch_mean_quota": (4, 4)})
+
+
+# -- lengths that are tried ------------------------------------------------------------------------
+
+
+def test_lengths_keep_the_most_probable_filling_of_a_hole_inside_a_text() -> None:
+    model = load_model("tiny", dtype="float32", device="cpu")
+    texts = (("The dog ", " home."), ("a = ", "\nprint(a)"), ("Once ", ""))
+    canvases = [
+        Canvas.infill(model.encode(head), 5, model.encode(tail) if tail else [], key=head)
+        for head, tail in texts
+    ]
+    sizes = (2, 3, 7)
+    found = fill(model, canvases, lengths=sizes)
+    for (head, tail), canvas, filling in zip(texts, canvases, found, strict=True):
+        tried = [
+            fill(model, [Canvas.infill(model.encode(head), n, model.encode(tail) if tail else [], key=head)])[0]
+            for n in sizes
+        ]  # fmt: skip
+        special = {-1, model.bos_id, model.pad_id, *model.eos_ids}
+        best = max(tried, key=lambda one: mean_logprob(one, special))
+        assert filling.tokens == best.tokens
+        assert filling.forwards == sum(one.forwards for one in tried)
+        assert filling.forwards <= (most_forwards(model, canvas, resolve({"lengths": sizes})) or 0)
+    # the hole's own length is ignored, and batches change nothing
+    other = [
+        Canvas.infill(model.encode(h), 9, model.encode(t) if t else [], key=h) for h, t in texts
+    ]
+    assert [f.tokens for f in fill(model, other[::-1], lengths=sizes)[::-1]] == [
+        f.tokens for f in found
+    ]
+
+
+def test_lengths_that_cannot_be_tried_are_one_line() -> None:
+    model = load_model("tiny", dtype="float32", device="cpu")
+    ids = model.encode("abc")
+    with pytest.raises(SampleError, match="needs one hole"):
+        fill(model, [Canvas.holes(ids, 1, [ids], ids)], lengths=(2, 3))
+    with pytest.raises(SampleError, match="leave no room for a hole of 999"):
+        fill(model, [Canvas.infill(ids, 2, ids)], lengths=(999,))
+    with pytest.raises(UserError, match="exclude each other"):
+        fill(model, [Canvas.infill(ids, 2, ids)], lengths=(2,), length_beam=2)
+    for wrong in ("two", (0,), (4, -1)):
+        with pytest.raises(UserError, match="lengths"):
+            resolve({"lengths": wrong})
+    kept = [
+        f for f in fill(model, [Canvas.infill(ids, 2, ids)], lengths=(3, 999)) if len(f.tokens) == 3
+    ]
+    assert len(kept) == 1  # those that fit are tried
+
+
+@pytest.mark.parametrize("how", [{"length_beam": 2}, {"lengths": (4, 8)}])
+def test_steps_are_kept_where_the_hole_has_another_length(how: dict[str, Any]) -> None:
+    settings = resolve({"strategy": "confidence", "steps": 4, **how})
+    assert settings.canonical(4, "absorbing", None).steps == 4
+    plain = resolve({"strategy": "confidence", "steps": 4})
+    assert plain.canonical(4, "absorbing", None).steps is None

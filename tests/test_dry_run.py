@@ -360,6 +360,15 @@ def test_06_what_would_be_refused_is_refused_or_counted(
     )
 
 
+def test_06_an_empty_text_is_refused_as_in_the_run(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path, [DOCUMENTS[0], {**DOCUMENTS[1], "text": ""}])
+    plan = dry(folder, ["t_roll"])
+    check(plan, run(folder, ["t_roll"]))
+    task = plan["tasks"]["t_roll"]
+    assert (task["known"], task["refused"]) == (0, 1)
+    assert task["reasons"] == {"the text is empty: there is nothing to score": 1}
+
+
 def test_06_a_damaged_journal_is_left_alone(tasks: Path, tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").write_bytes(b"no journal" * 1000)
     before = state(tmp_path)

@@ -151,7 +151,7 @@ def test_d1s_counts_are_reproduced(shared: Path, task: str) -> None:
     file = folder / f"{task}_256" / "test.jsonl"  # the scorer alone
     texts = [json.loads(line)["generation"] for line in file.read_text().splitlines()]
     score = SCORERS[task]
-    pairs = zip(d1.documents(answers=str(file))["test"], texts, strict=True)
+    pairs = zip(d1.documents(benchmark=task, answers=str(file))["test"], texts, strict=True)
     found = [score(doc, [text])[metric] for doc, text in pairs]
     assert sum(found) / len(found) * count == pytest.approx(long)
 
@@ -282,6 +282,6 @@ def test_what_a_file_cannot_do_is_refused(file: Path, more: dict[str, Any], mess
         finished(f"answers={file},text=mine", **{"tasks": "demo_word_problem", "limit": 1, **more})
 
 
-def test_d1s_tasks_need_a_file() -> None:
-    with pytest.raises(UserError, match="answers=FILE"):
+def test_d1s_tasks_read_the_benchmark_without_a_file() -> None:
+    with pytest.raises(UserError, match="cannot load dataset 'openai/gsm8k'"):
         run(run_settings({"model": "tiny", "tasks": "gsm8k_d1"}))

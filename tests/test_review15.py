@@ -367,7 +367,7 @@ def test_truths_that_are_no_column_are_one_line(truths: list[Any], tmp_path: Pat
     rows = [{"question": "q", "ground_truth": truth, "resps": "a"} for truth in truths]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(UserError, match="ground_truth must be of one type"):
-        d1.documents(answers=str(tmp_path / "a.jsonl"))
+        d1.documents(benchmark="gsm8k", answers=str(tmp_path / "a.jsonl"))
 
 
 def test_a_ground_truth_that_is_a_text_is_an_error_and_not_wrong() -> None:

@@ -390,6 +390,16 @@ def test_04_a_shard_of_another_run_is_named_with_the_difference(
     )
 
 
+def test_04_a_mistake_in_a_command_does_not_undo_a_finished_shard(
+    place: Path, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (own / "shard-1-of-2" / "shard.json").read_text()
+    assert main(command(place, own, "--shard", "1/2", tasks="t_wriet")) == 2
+    assert "t_wriet" in said(capsys)
+    assert json.loads((own / "shard-1-of-2" / "shard.json").read_text()) == json.loads(before)
+    assert [stored.finished for stored in shards.find_shards([str(own)])] == [True, True]
+
+
 def test_04_the_one_that_differs_from_the_others_is_named(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -259,3 +259,22 @@ def test_a_zero_in_the_yaml_stands():
     task.set_config(key="num_fewshot", value=None)
     with pytest.raises(UserError, match="has only"):
         check_fewshot(loaded, 1000)
+
+
+# -- no documents ----------------------------------------------------------------------------------
+
+
+def test_a_task_without_documents_is_told(tmp_path):
+    data = tmp_path / "data.jsonl"
+    local = QUIZ.replace("openai/gsm8k\ndataset_name: main", "json").replace(
+        "test_split: test\nfewshot_split: train",
+        f"test_split: test\ndataset_kwargs: {{data_files: {{test: {data}}}}}",
+    )
+    (tmp_path / "quiz.yaml").write_text(local)
+    data.write_text("")
+    assert "task 'quiz' has no documents" in told(["quiz"], include_path=tmp_path)
+    data.write_text('{"question": "1 + 1", "answer": "2"}\n')
+    assert names(["quiz"], include_path=tmp_path) == ["quiz"]
+    (tmp_path / "keep.py").write_text("def none(documents):\n    return documents.select([])\n")
+    (tmp_path / "quiz.yaml").write_text(local + "process_docs: !function keep.none\n")
+    assert "task 'quiz' has no documents" in told(["quiz"], include_path=tmp_path)

@@ -11,13 +11,13 @@ import numpy as np
 
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.checkpoints import State
-from dlm_eval.decoding.samples import beam_program
+from dlm_eval.decoding.samples import at_lengths, beam_program, lengths_program
 from dlm_eval.decoding.settings import DecodeSettings, resolve
 from dlm_eval.decoding.state import split_blocks, whole_blocks
 from dlm_eval.decoding.step import TraceStep
 from dlm_eval.decoding.strategy import FillRequest, default_strategy
 from dlm_eval.engine import Engine, Outcome, Program
-from dlm_eval.errors import SampleError
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser, check_ids, embedding_rows
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise
@@ -120,6 +120,8 @@ def fill_program(request: FillRequest) -> Program[Filling]:
     _refuse(request.model, request.canvas, request.settings)
     if request.settings.length_beam:
         return (yield from beam_program(request, fill_program))
+    if request.settings.lengths:
+        return (yield from lengths_program(request, fill_program))
     return (yield from request.settings.strategy.program(request))
 
 
@@ -132,6 +134,12 @@ def most_forwards(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> 
     if not canvas.open_positions:
         return 0
     _refuse(model, canvas, settings)
+    if settings.lengths:
+        tried = [
+            settings.strategy.most_forwards(model, *one)
+            for one in at_lengths(model, canvas, settings)
+        ]
+        return None if None in tried else sum(most for most in tried if most is not None)
     if not settings.length_beam:
         return settings.strategy.most_forwards(model, canvas, settings)
     prompt = [t for t, is_open in zip(canvas.tokens, canvas.open, strict=True) if not is_open]
@@ -158,7 +166,9 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
 
 def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
     """Raises SampleError if the model cannot fill the canvas, UserError for the settings."""
-    if len(canvas) > model.max_length and not settings.length_beam:
+    if settings.length_beam and settings.lengths:
+        raise UserError("decode length_beam and lengths exclude each other; give one")
+    if len(canvas) > model.max_length and not settings.length_beam and not settings.lengths:
         raise SampleError(
             f"{counted(len(canvas), 'position')}, but {model.name} has {model.max_length}"
         )

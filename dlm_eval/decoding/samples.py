@@ -2,7 +2,8 @@
 
 The best by the model is kept, or the most frequent answer. Under `length_beam` the model's length
 head proposes lengths: prompt -> `length_logits` -> the K most probable lengths -> one filling for
-each -> highest mean log-probability (DiffusionLLM, Ye et al. 2023, section 3.2: length beam).
+each -> highest mean log-probability (DiffusionLLM, Ye et al. 2023, section 3.2: length beam). Under
+`lengths` the user names them, for models without such a head and for holes inside a text.
 
 Shape letters: N = wanted positions of a batch, C = lengths that the head knows, K = size of the
 beam.
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding.checkpoints import no_offer
+from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import ForwardRow, LogProbs, Program
 from dlm_eval.engine.rows import together
@@ -169,7 +171,54 @@ def beam_program(
     return replace(best, forwards=best.forwards + ask.passes)
 
 
-def _resized(canvas: Canvas, prompt: int, size: int) -> Canvas:
-    return Canvas(
-        canvas.tokens[:prompt] + (BLANK,) * size, canvas.open[:prompt] + (True,) * size, canvas.key
-    )
+# -- lengths that are tried ------------------------------------------------------------------------
+
+
+def lengths_program(
+    request: FillRequest, fill: Callable[[FillRequest], Program[Filling]]
+) -> Program[Filling]:
+    """Returns the program that fills the hole at each of `lengths` and returns the best filling:
+    that with the highest mean log-probability of its tokens as they were written, without those
+    that begin, end or pad a text.
+
+    The hole's own length is ignored, so nothing of the answer is told. `forwards` counts all
+    fillings.
+
+    Raises (when run):
+        SampleError: there is more than one hole, or no length fits the model.
+    """
+    programs = [
+        fill(replace(request, canvas=canvas, settings=settings, offer=no_offer))
+        for canvas, settings in at_lengths(request.model, request.canvas, request.settings)
+    ]
+    return (yield from best_program(request.model, request.canvas, programs, "text"))
+
+
+def at_lengths(
+    model: Denoiser, canvas: Canvas, settings: DecodeSettings
+) -> list[tuple[Canvas, DecodeSettings]]:
+    """Returns the canvas with its hole at each of `lengths` that fits the model, with the settings
+    for it.
+
+    Raises:
+        SampleError: as `lengths_program`.
+    """
+    places = canvas.open_positions
+    first, given = places[0], len(canvas) - len(places)
+    if places[-1] - first + 1 != len(places):
+        raise SampleError("decode lengths needs one hole, and this text has several")
+    sizes = [size for size in dict.fromkeys(settings.lengths) if size <= model.max_length - given]
+    if not sizes:
+        raise SampleError(
+            f"decode lengths: {given} given positions leave no room for a hole of "
+            f"{min(settings.lengths)} in the {model.max_length} of {model.name}"
+        )
+    one = replace(settings, lengths=())
+    return [(_resized(canvas, first, size), one.fitted(size)) for size in sizes]
+
+
+def _resized(canvas: Canvas, before: int, size: int) -> Canvas:
+    """Returns the canvas with `size` open positions after the first `before`, in place of its own."""
+    after = before + len(canvas.open_positions)
+    tokens = canvas.tokens[:before] + (BLANK,) * size + canvas.tokens[after:]
+    return Canvas(tokens, canvas.open[:before] + (True,) * size + canvas.open[after:], canvas.key)

@@ -130,6 +130,12 @@ class DecodeSettings:
         "the highest mean log-probability"
         " is kept (DiffusionLLM); 0 fills the hole as it is",
     )
+    lengths: tuple[int, ...] = option(
+        (),
+        least=1,
+        help="lengths that are tried for a hole of unknown length, as [8,16,32]; each is filled, and "
+        "the filling with the highest mean log-probability is kept; empty: the hole as it is",
+    )
     cache: Literal["exact", "none", "prefix", "dual"] = option(
         "exact",
         help="KV cache: 'exact' (causal and block-causal models; changes no token), 'none', or for "
@@ -241,7 +247,10 @@ class DecodeSettings:
             self = replace(self, samples=1, rerank="probability")
         whole = length % (self.block_length or length) == 0
         one_per_token = self.strategy.default_steps(process) is None
-        redundant = self.steps == length and whole and one_per_token and block is None
+        one_length = not self.length_beam and not self.lengths
+        redundant = (
+            self.steps == length and whole and one_per_token and block is None and one_length
+        )
         return replace(self, steps=None) if redundant else self
 
     def fitted(self, length: int) -> DecodeSettings:
@@ -264,6 +273,8 @@ class DecodeSettings:
             return reason
         if self.length_beam:
             return "length_beam"
+        if self.lengths:
+            return "lengths"
         return "several samples" if self.samples > 1 and self.is_random else None
 
 

@@ -166,7 +166,11 @@ class CanvasJobs:
         return score.logprob, bool(score.greedy)
 
     def _text_jobs(self, request: Instance, record: Record) -> list[Job]:
-        """Returns the jobs of a whole text, one per window."""
+        """Returns the jobs of a whole text, one per window.
+
+        Raises:
+            SampleError: the text is empty.
+        """
         key = digest(record.task, record.doc, record.repeat)
         ids = self.model.encode(request.args[0])
         head = begin(self.model, [])
@@ -174,13 +178,13 @@ class CanvasJobs:
             [*head, *ids], self.model.max_length, self.options.stride, given=len(head), key=key
         )
         whole = [Prepared(canvas) for canvas in canvases]
+        if not whole:
+            raise SampleError("the text is empty: there is nothing to score")
         for window in whole:
             self._weigh(window, record)
         return [self._score_job(window, False, record.task) for window in whole]
 
     def _text_answer(self, request: Instance, answers: Sequence[Answer], record: Record) -> float:
-        if not answers:
-            raise SampleError("the text is empty: there is nothing to score")
         score = merge([_score(answer) for answer in answers])
         self._note(score, record)
         record.details["text_nats"] = -score.logprob

@@ -105,6 +105,7 @@ def run_shard(settings: RunSettings) -> ShardDone:
     assert shard is not None and settings.output_path is not None  # checked with the settings
     check_settings(settings)
     folder = output_directory(str(output_directory(settings.output_path) / shard.folder))
+    earlier = _earlier(folder)
     _write(folder, {"shard": str(shard), "finished": False})
     found: list[dict[str, Any]] = []
     documents: list[tuple[int, int]] = []
@@ -124,6 +125,10 @@ def run_shard(settings: RunSettings) -> ShardDone:
         run(replace(settings, output_path=str(folder)), answered=answered)
     except _AllAnswered:
         _write(folder, {**found[0], "finished": True, "wall_seconds": time.perf_counter() - start})
+    except UserError:
+        if earlier:  # a mistake in a command does not undo the shard of an earlier one
+            _write(folder, earlier)
+        raise
     return ShardDone(shard, folder, *documents[0])
 
 
@@ -151,6 +156,15 @@ def _described(loaded: Loaded, tasks: Mapping[str, Any], settings: RunSettings) 
         "devices": devices,
         "environment": environment("", devices),
     }
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """Returns what an earlier run wrote; {} if there was none."""
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:

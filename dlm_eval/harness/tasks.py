@@ -8,9 +8,12 @@ import copy
 import glob
 import logging
 import os
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lm_eval.api.task import ConfigurableTask
 
 from dlm_eval.errors import UserError, nearest
 from dlm_eval.harness import lm_eval_patches as patches
@@ -310,11 +313,30 @@ def _build(manager: Any, spec: Any) -> list[Any]:
     except Exception as error:  # a YAML and its functions may raise anything
         if needed := missing_package(error):
             raise UserError(f"task '{name}' {needed}") from error
+        if _is_empty(error):
+            raise UserError(
+                f"task '{name}' has no documents: a file of its data is empty, or its process_docs "
+                "keeps none"
+            ) from error
         where = " (while looking at document 0)" if _looked_at_first(error) else ""
         raise UserError(f"task '{name}' cannot be loaded{where}: {reason_of(error)}") from error
     below = {child for children in loaded["group_map"].values() for child in children}
     items = {**loaded["groups"], **loaded["tasks"]}
     return [item for key, item in items.items() if key not in below]
+
+
+def _is_empty(error: BaseException) -> bool:
+    """Returns whether lm-eval looked for the first document of a task without documents, or
+    `datasets` for the first row of an empty file.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, StopIteration):
+        return str(frames[-1].f_globals.get("__name__")).startswith("datasets.")
+    tasks = (frame.f_locals.get("self") for frame in frames)
+    return any(
+        isinstance(task, ConfigurableTask) and len(vars(task).get("task_docs", "?")) == 0
+        for task in tasks
+    )
 
 
 def _looked_at_first(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import sys
 import time
 from collections import deque
@@ -100,8 +101,14 @@ def silent_bar(bar: type[Any]) -> type[Any]:
     return Silent
 
 
+class RefusedError(Exception):
+    """A server refuses a request because of its content, but not with one of the statuses `REFUSED`."""
+
+
 def _limit(error: BaseException) -> int:
     """Returns how many failures like `error` are allowed in a row."""
+    if isinstance(error, RefusedError):
+        return MOST_REFUSALS
     facts = vars(error)  # `status` in aiohttp, `response` in requests
     status = facts.get("status") or (
         facts["response"].status_code if facts.get("response") is not None else 0
@@ -141,6 +148,49 @@ class _Together:
         return [task.result() for task in tasks]
 
 
+def _checking_texts(lm: Any) -> Callable[..., list[Any]]:
+    """Returns an API model's `parse_generations`, which raises an error if a body lacks a text.
+
+    Upstream: `LocalChatCompletion` reads "" from a body without a message. A prompt whose number
+    the body lacks (some servers number every text of a batch 0) gets "" too.
+    """
+    from lm_eval.models.openai_completions import LocalChatCompletion
+
+    parse, chat = lm.parse_generations, isinstance(lm, LocalChatCompletion)
+
+    def parsed(outputs: Any, **more: Any) -> list[Any]:
+        if chat:
+            for body in outputs if isinstance(outputs, list) else [outputs]:
+                _check_messages(body)
+        texts = list(parse(outputs=outputs, **more))
+        if not chat and None in texts:
+            raise ValueError("the server's answer lacks the text of a prompt")
+        return texts
+
+    return parsed
+
+
+def _check_messages(body: Any) -> None:
+    """Checks that a body has messages. One without text is an answer: the model has spent all its
+    tokens on thinking.
+
+    Raises:
+        ValueError: there is no message, but an error with status 200.
+        RefusedError: a filter has removed the text.
+    """
+    try:
+        choices = [
+            (choice.get("finish_reason"), choice["message"].get("content"))
+            for choice in body["choices"]
+        ]
+    except (KeyError, TypeError, AttributeError):
+        choices = []
+    if not choices:
+        raise ValueError(f"the server's answer has no message: {str(body)[:200]}")
+    if any(end == "content_filter" and not text for end, text in choices):
+        raise RefusedError("the server's content filter has removed the answer")
+
+
 @contextmanager
 def calling(lm: LM) -> Iterator[None]:
     """Changes a model's modules during a call.
@@ -148,7 +198,11 @@ def calling(lm: LM) -> Iterator[None]:
     Upstream: they show progress bars of their own. `api_models` cancels all requests under way if
     one fails (`tqdm_asyncio.gather`).
     """
+    from lm_eval.models.api_models import TemplateAPI
+
     with ExitStack() as stack:
+        if isinstance(lm, TemplateAPI):
+            stack.enter_context(replaced(lm, "parse_generations", _checking_texts(lm)))
         for module in {sys.modules[kind.__module__] for kind in type(lm).__mro__}:
             if isinstance(bar := vars(module).get("tqdm"), type):
                 stack.enter_context(replaced(module, "tqdm", silent_bar(bar)))
@@ -328,7 +382,10 @@ def _request(job: TextJob) -> Any:
 
 
 def _reply(kind: str, answer: Any, seconds: float) -> Answer:
-    """Returns a model's answer in the form that the journal stores, or an error."""
+    """Returns a model's answer in the form that the journal stores, or an error.
+
+    lm-eval would score NaN: as a wrong choice, and as the mean of all texts.
+    """
     try:
         if kind in ("loglikelihood", TOKENS):
             answer = (float(answer[0]), bool(answer[1]))
@@ -339,6 +396,9 @@ def _reply(kind: str, answer: Any, seconds: float) -> Answer:
     reply = Reply(answer)
     if is_reply(kind, reply):
         return Answer(reply, None, 0, seconds)
+    numbers = answer if isinstance(answer, tuple) else (answer,)
+    if any(isinstance(number, float) and math.isnan(number) for number in numbers):
+        return Answer(None, "the model's log-likelihood is not a number (NaN)", 0, seconds)
     return Answer(None, f"the model gave no answer but {type(answer).__name__}", 0, seconds)
 
 
