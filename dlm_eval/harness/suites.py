@@ -78,6 +78,8 @@ class Entry:
         extra: extra of the package that the task needs.
         code: whether the task runs generated code.
         departures: how the entry differs from the source, a sentence each.
+        without_length: of an entry that tells the model how long the answer is, the entry that asks
+            the same without telling it; tables show its figure beside.
     """
 
     entry: str
@@ -93,6 +95,7 @@ class Entry:
     extra: str | None = None
     code: bool = False
     departures: tuple[str, ...] = ()
+    without_length: str | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,12 @@ def _suite(path: Path) -> Suite:
     names = [entry.entry for entry in entries]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{what}: entry '{twice}' is there twice; names of entries are unique")
+    for entry in entries:
+        other = entry.without_length
+        if other is not None and other not in set(names) - {entry.entry}:
+            raise unknown_name_error(
+                f"{what}: entry '{entry.entry}': without_length", other, set(names) - {entry.entry}
+            )
     unreached = []
     for one in _list(values.pop("out_of_reach", []) or [], f"{what}: out_of_reach"):
         row = _mapping(one, f"{what}: out_of_reach")

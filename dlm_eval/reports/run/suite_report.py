@@ -10,16 +10,22 @@ from dlm_eval.printable import MARKDOWN
 from dlm_eval.settings import shown
 
 HEADERS = ("entry", "metric", "measured", "published", "difference", "n", "note")
+LENGTH = "without being told the length"
 
 
 def lines(finished: SuiteFinished) -> list[str]:
     """Returns the table of a finished suite and the settings that the user replaced, as lines."""
     plan = finished.plan
-    rows = [[MARKDOWN.sub(r"\\\g<0>", cell) for cell in row(o)] for o in finished.outcomes]
+    untold = {o.entry.entry: measured(o) for o in finished.outcomes}
+    columns = [(*row(o), untold.get(o.entry.without_length or "", "")) for o in finished.outcomes]
+    names, align = (*HEADERS, LENGTH), ("left", "left", *["right"] * 4, "left", "right")
+    if not any(cells[-1] for cells in columns):
+        columns, names, align = [cells[:-1] for cells in columns], HEADERS, align[:-1]
+    rows = [[MARKDOWN.sub(r"\\\g<0>", cell) for cell in cells] for cells in columns]
     found = [
         one_line(f"suite {plan.suite.suite} ({plan.suite.digest}), model {plan.model}"),
         "",
-        table(rows, HEADERS, tablefmt="github", colalign=("left", "left", *["right"] * 4, "left")),
+        table(rows, names, tablefmt="github", colalign=align),
         "",
     ]
     if any(o.deviation is not None for o in finished.outcomes):
@@ -34,22 +40,26 @@ def lines(finished: SuiteFinished) -> list[str]:
 
 def row(outcome: Outcome) -> Sequence[str]:
     """Returns the cells of one entry."""
-    entry, scale = outcome.entry, outcome.entry.scale
+    entry = outcome.entry
     metric = outcome.metric or entry.metric or ""
     if outcome.filter not in ("", "none"):
         metric += f" ({outcome.filter})"
-    measured = "" if outcome.value is None else f"{outcome.value * scale:.2f}"
-    if outcome.stderr is not None:
-        measured += f" ± {outcome.stderr * scale:.2f}"
     return (
         entry.entry,
         metric,
-        measured,
+        measured(outcome),
         "" if outcome.published is None else f"{outcome.published:g}",
         "" if outcome.deviation is None else f"{outcome.deviation:+.1f}",
         "" if outcome.count is None else str(outcome.count),
         _note(outcome),
     )
+
+
+def measured(outcome: Outcome) -> str:
+    """Returns the figure of an entry with its standard error; "" if there is none."""
+    scale = outcome.entry.scale
+    figure = "" if outcome.value is None else f"{outcome.value * scale:.2f}"
+    return figure if outcome.stderr is None else f"{figure} ± {outcome.stderr * scale:.2f}"
 
 
 def _note(outcome: Outcome) -> str:
