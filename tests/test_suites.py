@@ -16,6 +16,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness.run import tasks_of
 from dlm_eval.harness.suite_run import Outcome, plan_suite, run_suite
 from dlm_eval.harness.suites import Entry, load_suite
+from dlm_eval.reports.run import suite_report
 
 BASE: dict[str, Any] = {
     "suite": "mini",
@@ -343,3 +344,26 @@ def test_show_prints_every_kind_that_bears_a_name(capsys: pytest.CaptureFixture[
     found = yaml.safe_load(capsys.readouterr().out)
     assert found["task"]["task"] == found["lm-eval's task"]["task"] == "gsm8k"
     assert found["task"] != found["lm-eval's task"]
+
+
+def test_the_figure_without_being_told_the_length_stands_beside(tmp_path: Path) -> None:
+    entries = """
+  - {entry: told, task: demo_story_infill, metric: rougeL, scale: 1, without_length: untold}
+  - {entry: untold, task: demo_story_infill, metric: rougeL, scale: 1, decode: {lengths: [4, 8]}}
+"""
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"suite: mine\nmodels: [tiny]\nentries:{entries}")
+    plan = plan_suite({"suite": str(file), "limit": 3, "verbosity": "ERROR"})
+    shown = suite_report.lines(run_suite(plan))
+    head = next(line for line in shown if "entry" in line)
+    assert "without being told the length" in head
+    rows = {cells[1].strip(): cells for line in head.splitlines()[2:] if (cells := line.split("|"))}
+    assert rows["told"][-2].strip() == rows["untold"][3].strip() != ""
+    assert rows["untold"][-2].strip() == ""
+    assert float(rows["told"][3].split("±")[0]) != float(rows["untold"][3].split("±")[0])
+
+    file.write_text(
+        f"suite: mine\nmodels: [tiny]\nentries:{entries.replace('untold}', 'untould}', 1)}"
+    )
+    with pytest.raises(UserError, match="without_length 'untould'.*did you mean 'untold'"):
+        load_suite(str(file))

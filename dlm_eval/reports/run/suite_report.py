@@ -17,10 +17,13 @@ def lines(finished: SuiteFinished) -> list[str]:
     """Returns the table of a finished suite and the settings that the user replaced, as lines."""
     plan = finished.plan
     untold = {o.entry.entry: measured(o) for o in finished.outcomes}
-    columns = [(*row(o), untold.get(o.entry.without_length or "", "")) for o in finished.outcomes]
-    names, align = (*HEADERS, LENGTH), ("left", "left", *["right"] * 4, "left", "right")
+    columns: list[Sequence[str]] = [
+        (*row(o), untold.get(o.entry.without_length or "", "")) for o in finished.outcomes
+    ]
+    names: Sequence[str] = (*HEADERS, LENGTH)
+    align: Sequence[str] = ("left", "left", *["right"] * 4, "left", "right")
     if not any(cells[-1] for cells in columns):
-        columns, names, align = [cells[:-1] for cells in columns], HEADERS, align[:-1]
+        columns, names, align = [cells[:-1] for cells in columns], names[:-1], align[:-1]
     rows = [[MARKDOWN.sub(r"\\\g<0>", cell) for cell in cells] for cells in columns]
     found = [
         one_line(f"suite {plan.suite.suite} ({plan.suite.digest}), model {plan.model}"),
