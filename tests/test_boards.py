@@ -492,19 +492,41 @@ def test_one_of_several_figures_says_which_and_the_run_chooses_its_own(tmp_path)
     assert printed.published == first and "one of 2 figures" in printed.marks[-1]
 
 
-@pytest.mark.parametrize("name", ["diffullama_table1", "llada21", "demo"])
-def test_committed_boards_can_be_made(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [("diffullama_table1", "tiny"), ("llada21", "tiny"), ("demo", "tiny"), ("d1", "128 tokens")],
+)
+def test_committed_boards_can_be_made(name, row, tmp_path):
     path = ROOT / "leaderboards" / f"{name}.yaml"
     found = read_board(path, [ROOT / "leaderboards" / "demo", ROOT / "leaderboards" / "measured"])
     assert any(row.kind == MEASURED for row in found.rows)
     assert (name == "demo") == all(row.kind == MEASURED for row in found.rows)
     for text in (as_text(found), as_markdown(found), as_latex(found)):
-        assert "tiny" in text
+        assert row in text
+
+
+def test_recorded_answers_stand_beside_the_figures_of_their_authors():
+    """d1's counts on its own recorded answers round to its printed figures; of GSM8K it published
+    1130 of 1319 answers.
+    """
+    found = read_board(ROOT / "leaderboards" / "d1.yaml", [ROOT / "leaderboards" / "measured"])
+    rows = {(row.label, row.kind): row.cells for row in found.rows}
+    assert [label for label, kind in rows if kind == MEASURED] == ["128 tokens", "256 tokens"]
+    counts = {"128 tokens": (783, 130, 53, 240), "256 tokens": (863, 162, 50, 137)}
+    for label, right in counts.items():
+        measured, printed = rows[label, MEASURED], rows[label, PUBLISHED]
+        for column, n, k in zip(measured, (1130, 500, 256, 2048), right, strict=True):
+            cell = measured[column]
+            assert cell.value == pytest.approx(100 * k / n) and not cell.marks
+            if column == "GSM8K":
+                assert 0 < abs(cell.deviation) < 1
+            else:
+                assert f"{cell.value:.1f}" == printed[column].text
 
 
 def test_committed_tables_are_those_of_the_committed_files(monkeypatch):
     monkeypatch.chdir(ROOT)
-    for name in ("diffullama_table1", "llada21", "demo"):
+    for name in ("diffullama_table1", "llada21", "d1", "demo"):
         path = Path("leaderboards")
         paths = [path / "demo"] if name == "demo" else [path / "measured"]
         text = as_markdown(read_board(path / f"{name}.yaml", paths))

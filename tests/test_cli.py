@@ -141,6 +141,10 @@ WRONG_OPTIONS = {
     "--devices=": "--devices is empty",
     "--device cpu --devices cpu:2": "--device and --devices exclude each other",
     "--device cpu --model_args device=cpu": "--device and device of --model_args exclude each other",
+    "--device cpu": "--device 'cpu' is not possible: model 'toy' has no devices",
+    "--model tiny --device tpu": "--device 'tpu' is not known; allowed: auto, cpu",
+    "--model tiny --device tpu --dry_run": "--device 'tpu' is not known; allowed: auto, cpu",
+    "--model tiny --model_args device=x --dry_run": "model_args device 'x' is not known",
     "--output_path=": "--output_path is empty",
     "--samples {}": "--samples '{}'.*task -> list",
     "--seed -1": "--seed '-1'.*0 to 4294967295",
@@ -161,6 +165,47 @@ def test_a_wrong_option_is_one_line_and_exit_2(
     assert main(["--model", "toy", "--tasks", "t_write", *options, *words.split(" ")]) == 2
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert re.search(WRONG_OPTIONS[words], said), said
+
+
+# Commands with an empty path, which would be the current folder, and what is empty.
+EMPTY_PATHS = {
+    "view out -o=": "--output",
+    "view out --board=": "--board",
+    "view PATH=": "PATH",
+    "export json out -o=": "--output",
+    "leaderboard out -o=": "--output",
+    "baseline save out -o=": "--output",
+    "baseline show FILE=": "FILE",
+    "check out --baseline=": "--baseline",
+    "check out --baseline b --junit=": "--junit",
+    "compare RUN= out": "RUN",
+    "merge out -o=": "--output_path",
+    "sweep --model toy --tasks t --decode steps=1 -o=": "--output_path",
+    "probe --model toy -o=": "--output_path",
+    "cache export out -o=": "--output",
+    "trace --from= --doc 1": "--from",
+    "trace --from out --doc 1 --html=": "--html",
+    "trace --model toy --prompt a --json=": "--json",
+}
+
+
+@pytest.mark.parametrize("words", EMPTY_PATHS)
+def test_an_empty_path_is_not_the_current_folder(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [re.fullmatch("([A-Z]+)=|(-o)=|(.+)", word) for word in words.split(" ")]
+    parts = [[""] if m[1] else [m[2], ""] if m[2] else [m[3]] for m in given if m]
+    assert main([word for part in parts for word in part]) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert f"{EMPTY_PATHS[words]} is empty; give it a value" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_written_pages_have_no_port(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["view", "results", "-o", "pages", "--port", "8000"]) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert "--port and --output exclude each other" in said
 
 
 @pytest.mark.parametrize(

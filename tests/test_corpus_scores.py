@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import sacrebleu
 from run_files import DATE, write_run
-from scipy.stats import binom, pearsonr
+from scipy.stats import binom, pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from dlm_eval.errors import UserError
 from dlm_eval.reports.files.baseline import Baseline, read_baseline, save_baseline
+from dlm_eval.reports.files.corpus_functions import FUNCTIONS
 from dlm_eval.reports.files.runs import read_run
 from dlm_eval.reports.pages.samples import samples_page
 from dlm_eval.reports.pages.site import read_site
@@ -48,6 +49,12 @@ WORDS = [
     "my",
     "house",
     "today",
+    "Anna's",
+    "anna's",
+    "The",
+    "half-open,",
+    "3.5",
+    "(so)",
 ]
 Pairs = Sequence[tuple[Any, Any]]
 
@@ -76,22 +83,48 @@ def columns(pairs: Pairs) -> tuple[list[Any], list[Any]]:
     return targets, answers
 
 
+def corpus(score: Callable[..., Any], **options: Any) -> Callable[[Pairs], float]:
+    """Returns sacrebleu's score of pairs of reference and translation."""
+    return lambda pairs: score(columns(pairs)[1], [columns(pairs)[0]], **options).score
+
+
+def f1(average: str) -> Callable[[Pairs], float]:
+    return lambda pairs: f1_score(*columns(pairs), average=average)
+
+
 LIBRARIES = {
     "mcc": lambda pairs: matthews_corrcoef(*columns(pairs)),
-    "f1": lambda pairs: f1_score(*columns(pairs)),
+    "f1": f1("binary"),
+    "macro_f1": f1("macro"),
+    "weighted_f1": f1("weighted"),
+    "micro_f1": f1("micro"),
     "pearson": lambda pairs: pearsonr(*columns(pairs))[0],
-    "bleu": lambda pairs: sacrebleu.corpus_bleu(columns(pairs)[1], [columns(pairs)[0]]).score,
-    "ter": lambda pairs: sacrebleu.corpus_ter(columns(pairs)[1], [columns(pairs)[0]]).score,
+    "spearman": lambda pairs: spearmanr(*columns(pairs))[0],
+    "bleu": corpus(sacrebleu.corpus_bleu),
+    "bleu_lower_13a": corpus(sacrebleu.corpus_bleu, lowercase=True),
+    "bleu_lower_intl": corpus(sacrebleu.corpus_bleu, lowercase=True, tokenize="intl"),
+    "chrf": corpus(sacrebleu.corpus_chrf),
+    "chrf++": corpus(sacrebleu.corpus_chrf, word_order=2),
+    "ter": corpus(sacrebleu.corpus_ter),
 }
+OF_TEXTS = ("bleu", "bleu_lower_13a", "bleu_lower_intl", "chrf", "chrf++", "ter")
+OF_CLASSES = ("macro_f1", "weighted_f1", "micro_f1")
 
 
 def pairs_of(metric: str, quality: float, n: int = 120, seed: int = 0) -> Pairs:
-    if metric in ("bleu", "ter"):
+    if metric in OF_TEXTS:
         return sentences(n, quality, seed)
+    rng = np.random.default_rng(seed)
     if metric == "pearson":
-        rng = np.random.default_rng(seed)
         x = rng.random(n) * 5
         return [(float(a), float(quality * a + (1 - quality) * 5 * rng.random())) for a in x]
+    if metric == "spearman":  # labels in steps of 0.5, so that many are tied
+        x = np.round(rng.random(n) * 10) / 2
+        return [(float(a), float((quality * a + (1 - quality) * 5 * rng.random()) ** 3)) for a in x]
+    if metric in OF_CLASSES:  # the last class is rare: some resamples lack it
+        targets = rng.choice(5, n, p=[0.4, 0.3, 0.2, 0.08, 0.02])
+        wrong = rng.random(n) > quality
+        return [(int(t), int((t + w) % 5)) for t, w in zip(targets, wrong, strict=True)]
     return labels(n, quality, seed)
 
 
@@ -117,6 +150,10 @@ def as_run(
     return file
 
 
+def content(baseline: Path) -> str:
+    return gzip.decompress(baseline.read_bytes()).decode()
+
+
 def stored(run: Path) -> Baseline:
     """Returns a run's baseline as its file gives it back."""
     file = run.with_suffix(".gz")
@@ -128,20 +165,59 @@ def stored(run: Path) -> Baseline:
 @pytest.mark.parametrize("quality", [0.6, 0.95])
 def test_scores_are_those_of_the_libraries(metric: str, quality: float, tmp_path: Path) -> None:
     pairs = pairs_of(metric, quality)
-    found = read_run(as_run(tmp_path, metric, pairs)).tasks["t"].corpus_score
-    assert found is not None and found.function == metric
+    found = next(
+        each
+        for each in read_run(as_run(tmp_path, metric, pairs)).tasks["t"].corpus_scores
+        if each.function == metric
+    )
     keys = list(found.statistics)
     rng = np.random.default_rng(1)
-    for _ in range(5):
-        drawn = rng.integers(0, len(keys), len(keys))
-        counts = np.bincount(drawn, minlength=len(keys))[None].astype(float)
-        score = found.scores(counts @ found.array(keys))[0]
-        assert score == pytest.approx(LIBRARIES[metric]([pairs[i] for i in drawn]), rel=1e-9)
+    drawn = rng.integers(0, len(keys), (20, len(keys)))
+    counts = np.array([np.bincount(row, minlength=len(keys)) for row in drawn], dtype=float)
+    scores = found.scores(counts, found.array(keys))
+    truth = [LIBRARIES[metric]([pairs[i] for i in row]) for row in drawn]
+    assert scores == pytest.approx(truth, rel=1e-9)
+
+
+@pytest.mark.parametrize("metric", LIBRARIES)
+def test_a_score_is_only_the_functions_that_give_it(metric: str, tmp_path: Path) -> None:
+    """Lower-cased BLEU differs from BLEU, macro F1 from weighted F1, Spearman from Pearson."""
+    found = read_run(as_run(tmp_path, metric, pairs_of(metric, 0.8))).tasks["t"].corpus_scores
+    assert [each.function for each in found] == [metric]
+
+
+def test_classes_can_be_texts_and_no_text_is_stored(tmp_path: Path) -> None:
+    names = ["positive", "negative", "neutral", "mixed", "none of them"]
+    pairs = [(names[t], names[a]) for t, a in pairs_of("macro_f1", 0.8)]
+    run = as_run(tmp_path, "macro_f1", pairs)
+    (found,) = stored(run).run.tasks["t"].corpus_scores
+    assert found.function == "macro_f1"
+    assert not [name for name in names if name in content(run.with_suffix(".gz"))]
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_constant_answers_have_no_correlation(metric: str) -> None:
+    function = FUNCTIONS[metric]
+    rows = [function.statistics(float(i), 2.0) for i in range(9)]
+    assert function.score(np.ones((3, 9)), np.array(rows)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_perfect_baseline_is_checked_by_the_function_of_the_run(tmp_path: Path) -> None:
+    """If all answers are right, MCC and every F1 are 1: the run's score says which one is meant."""
+    pairs = pairs_of("macro_f1", 1.0)
+    old = stored(as_run(tmp_path / "a", "macro_f1", pairs))
+    names = {each.function for each in old.run.tasks["t"].corpus_scores}
+    assert {"macro_f1", "weighted_f1", "micro_f1"} <= names
+    (test,) = check(
+        read_run(as_run(tmp_path / "b", "macro_f1", pairs_of("macro_f1", 0.6))), old
+    ).tasks
+    assert (test.test, test.old) == (BOOTSTRAP, 1.0)
+    assert test.new == pytest.approx(LIBRARIES["macro_f1"](pairs_of("macro_f1", 0.6)))
 
 
 def test_a_score_that_samples_do_not_give_is_no_function_of_them(tmp_path: Path) -> None:
     run = read_run(as_run(tmp_path, "mcc", labels(50, 0.8), value=0.123))
-    assert run.tasks["t"].corpus_score is None
+    assert run.tasks["t"].corpus_scores == ()
 
 
 def texts(report: Report, kind: str) -> list[str]:
@@ -175,7 +251,7 @@ def test_a_baseline_and_the_run_that_it_is_of_give_one_check(tmp_path: Path) -> 
     run = read_run(as_run(tmp_path / "b", "bleu", sentences(60, 0.85)))
     file = stored(first)
     assert check(run, file).tasks == check(run, Baseline(read_run(first))).tasks
-    whole = gzip.decompress(first.with_suffix(".gz").read_bytes()).decode()
+    whole = content(first.with_suffix(".gz"))
     assert not [word for word in WORDS if len(word) > 4 and word in whole]
 
 
@@ -193,8 +269,6 @@ def test_the_bootstrap_keeps_its_level(monkeypatch: pytest.MonkeyPatch) -> None:
     documents of MCC explain (binomial, p > 1e-4 for a rate of 0.065). The seeds are fixed.
     """
     monkeypatch.setattr(statistics, "RESAMPLES", 499)
-    from dlm_eval.reports.files.corpus import FUNCTIONS
-
     mcc, alarms = FUNCTIONS["mcc"], 0
     for seed in range(400):
         rng = np.random.default_rng(seed)
@@ -207,7 +281,7 @@ def test_the_bootstrap_keeps_its_level(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         moved = int((left != right).any(axis=1).sum())
         found = resampled_change(
-            lambda counts, a=left, b=right: mcc.score(counts @ b) - mcc.score(counts @ a),
+            lambda counts, a=left, b=right: mcc.score(counts, b) - mcc.score(counts, a),
             150, moved, 0.05,
         )  # fmt: skip
         alarms += found.harm <= 0.05
@@ -242,7 +316,7 @@ def test_a_mean_has_its_own_test(tmp_path: Path) -> None:
 
 def edited(run: Path, old: str, new: str) -> Path:
     """Returns a copy of a baseline's file with other text."""
-    text = gzip.decompress(run.with_suffix(".gz").read_bytes()).decode()
+    text = content(run.with_suffix(".gz"))
     assert old in text
     file = run.with_name("edited.gz")
     file.write_bytes(gzip.compress(text.replace(old, new).encode()))
@@ -253,7 +327,7 @@ def test_baselines_of_version_1_are_read(tmp_path: Path) -> None:
     run = write_run(tmp_path, {"t": [1.0, 0.0] * 10})
     stored(run)
     file = edited(run, '"version":2', '"version":1')
-    lines = gzip.decompress(file.read_bytes()).decode().replace('"corpus":[],', "")
+    lines = content(file).replace('"corpus":[],', "")
     file.write_bytes(gzip.compress(lines.encode()))
     assert check(read_run(run), read_baseline(file)).code == 0
 

@@ -358,6 +358,9 @@ def test_06_what_would_be_refused_is_refused_or_counted(
     assert (
         "refused: " in shown and "on 64 devices" in shown and "would be refused: --devices" in shown
     )
+    words = ["run", "--model", "tiny", "--tasks", "demo_choice", "--limit", "1", "--device", "cuda:77", "--dry_run"]  # fmt: skip
+    assert main(words) == 0
+    assert "would be refused: --device 'cuda:77' is not on this machine" in capsys.readouterr().out
 
 
 def test_06_an_empty_text_is_refused_as_in_the_run(tmp_path: Path) -> None:

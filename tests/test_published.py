@@ -20,10 +20,10 @@ COLUMNS = [
 ]  # fmt: skip
 ARXIV = {
     "DiffuLLaMA": "2410.17891", "DiffusionLLM": "2308.12219", "DDLM": "2305.10818", "CDCD": "2211.15089",
-    "AR2Diff": "2401.17181", "TESS-2": "", "LLaDA": "2502.09992", "LLaDA-1.5": "2505.19223", "Dream": "2508.15487",
+    "AR2Diff": "2401.17181", "TESS-2": "2502.13917", "LLaDA": "2502.09992", "LLaDA-1.5": "2505.19223", "Dream": "2508.15487",
     "Dream-Coder": "2509.01142", "LLaDA2.0": "2512.15745", "LLaDA2.1": "2602.08676", "WeDLM": "2512.22737",
     "Fast-dLLM v2": "2509.26328", "SDAR": "2510.06303", "d3LLM": "2601.07568", "MDLM": "2406.07524",
-    "SEDD": "2310.16834", "BD3-LM": "2503.09573",
+    "SEDD": "2310.16834", "BD3-LM": "2503.09573", "d1": "2504.12216",
 }  # fmt: skip
 # tasks of lm-eval's own -> the file that defines them, below lm_eval/tasks
 STOCK = {
@@ -97,13 +97,13 @@ def test_schema(rows):
     assert Counter(row["paper"] for row in rows) == {
         "DiffuLLaMA": 192, "DiffusionLLM": 137, "AR2Diff": 69, "CDCD": 19, "DDLM": 7, "TESS-2": 5, "LLaDA": 129,
         "LLaDA-1.5": 39, "Dream": 80, "Dream-Coder": 138, "LLaDA2.0": 384, "LLaDA2.1": 632, "WeDLM": 143,
-        "Fast-dLLM v2": 113, "SDAR": 72, "d3LLM": 324, "MDLM": 37, "SEDD": 47, "BD3-LM": 57,
+        "Fast-dLLM v2": 113, "SDAR": 72, "d3LLM": 324, "MDLM": 37, "SEDD": 47, "BD3-LM": 57, "d1": 12,
     }  # fmt: skip
 
 
 def test_the_reader_reads_every_row_as_it_stands(rows):
     read = published.read_published(FILE)
-    assert len(read) == len(rows) == 2624
+    assert len(read) == len(rows) == 2636
     for typed, row in zip(read, rows, strict=True):
         assert {name: str(getattr(typed, name) or "") for name in COLUMNS if name != "value"} == {
             name: row[name] for name in COLUMNS if name != "value"
@@ -178,7 +178,7 @@ def test_a_stated_protocol_has_reasons(rows):
         if row["protocol"] == "near" or (row["protocol"] == "other" and row["dlm_task"]):
             assert row["note"], row
     same = Counter(row["paper"] for row in rows if row["protocol"] == "same")
-    assert same == {"DiffuLLaMA": 14, "LLaDA": 26}
+    assert same == {"DiffuLLaMA": 14, "LLaDA": 26, "d1": 12}
 
 
 def test_numbers_of_documents_fit_the_figures(rows):
@@ -268,6 +268,26 @@ def test_llada_prints_the_figures_of_its_repository(rows):
             if _values(rows, **cells) != [row["value"]]:
                 differ.append(row["task"])
     assert differ == ["GSM8K"]
+
+
+def test_d1s_figures_are_those_of_its_recorded_answers(rows):
+    """The counts that its parser gives on the answers in its repository (tests/test_recorded.py), and
+    the best length of each task in its figure.
+    """
+    p = [row for row in rows if row["paper"] == "d1"]
+    counts = {
+        ("MATH-500", 128): (130, 500), ("MATH-500", 256): (162, 500),
+        ("Countdown", 128): (53, 256), ("Countdown", 256): (50, 256),
+        ("Sudoku 4x4", 128): (240, 2048), ("Sudoku 4x4", 256): (137, 2048),
+    }  # fmt: skip
+    for (task, length), (right, of) in counts.items():
+        setting = f"gen_length={length}; steps={length // 2}; block_length=32; temperature=0"
+        assert _values(p, task=task, setting=setting) == [f"{100 * right / of:.1f}"]
+    best: dict[str, float] = {}
+    for row in p:
+        best[row["task"]] = max(best.get(row["task"], 0.0), float(row["value"]))
+    figure = {row["task"]: float(row["value"]) for row in p if row["table"] == "figure pull_fig"}
+    assert figure == best
 
 
 def test_llada21_repeats_its_speed_mode(rows):

@@ -20,6 +20,8 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness.run import run
 from dlm_eval.harness.run_settings import run_settings
 from dlm_eval.metrics import d1
+from dlm_eval.reports.board.make import read_board
+from dlm_eval.reports.board.published import COLUMNS
 
 PUZZLE = "Solve the following Sudoku puzzle: 4320004330100004\n"
 GSM8K = [
@@ -159,6 +161,54 @@ def test_d1s_counts_are_reproduced(shared: Path, task: str) -> None:
 def finished(arguments: str, tasks: str, **more: Any) -> dict[str, Any]:
     settings = {"model": "recorded", "model_args": arguments, "tasks": tasks, **more}
     return run(run_settings(settings)).results
+
+
+def test_results_do_not_say_where_the_answers_lie(tmp_path: Path) -> None:
+    """lm-eval passes --model_args and --metadata to every task, and results hold its configuration."""
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(json.dumps(row) + "\n" for row in ANSWERS))
+    found = finished(
+        f"answers={answers},text=mine,match=question", "gsm8k_d1", metadata=f"answers={answers}"
+    )
+    assert found["configs"]["gsm8k_d1"]["metadata"]["answers"] == "answers.jsonl"
+    kept = {key: value for key, value in found.items() if key != "samples"}
+    assert str(tmp_path) not in json.dumps(kept, default=str)
+
+
+def test_a_board_has_one_row_for_files_that_were_written_alike(tmp_path: Path) -> None:
+    """Two tasks with a file each, at two lengths: two rows with two columns, beside figures of the
+    same settings. Files of other tasks were rows of their own.
+    """
+    for length, right in ((8, 1), (16, 2)):
+        for task in ("gsm8k_d1", "math500_d1"):
+            file = tmp_path / f"{task}_{length}.jsonl"
+            rows = [
+                {"question": f"{i}?", "ground_truth": 4.0 if task == "gsm8k_d1" else "4",
+                 "mine": "\\boxed{4}" if i < right else "\\boxed{5}"}
+                for i in range(4)
+            ]  # fmt: skip
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            arguments = f"answers={file},text=mine,match=question,name=m"
+            stated = f"gen_length={length},steps={length // 2},block_length=8,temperature=0"
+            finished(f"{arguments},{stated}", task, output_path=str(tmp_path / "out"))
+    board = tmp_path / "board.yaml"
+    columns = [f"{{name: {t}, task: {t}, metric: exact_match}}" for t in ("gsm8k_d1", "math500_d1")]
+    board.write_text(
+        f"tasks: [{', '.join(columns)}]\ncell: [n, deviation]\npublished: {{paper: P, row: [model]}}\n"
+    )
+    keys = ",".join(COLUMNS)
+    setting = "gen_length=16; steps=8; block_length=8; temperature=0"
+    figure = f"P,,,T,m,,m,G,{setting},accuracy,75,percent,4,gsm8k_d1,exact_match,same,s,direct,"
+    (tmp_path / "published.csv").write_text(f"{keys}\n{figure}\n")
+    made = read_board(board, [tmp_path / "out"])
+    rows = {row.label: row for row in made.rows if row.kind == "measured"}
+    assert [sorted(cell.value for cell in row.cells.values()) for row in rows.values()] in (
+        [[25.0, 25.0], [50.0, 50.0]], [[50.0, 50.0], [25.0, 25.0]]
+    )  # fmt: skip
+    cells = [row.cells["gsm8k_d1"] for row in rows.values()]
+    same, other = sorted(cells, key=lambda cell: cell.marks)
+    assert same.value == 50 and same.deviation is not None and not same.marks
+    assert other.deviation is None and "gen_length=8, published 16" in other.marks
 
 
 ANSWERS = [

@@ -177,6 +177,24 @@ def test_a_sure_decoder_is_warned_of(folder: Path, caplog: pytest.LogCaptureFixt
     assert results["results"]["t_write"]["exact_match_pass@3,none"] == results["results"]["t_write"]["exact_match,none"]  # fmt: skip
 
 
+def test_a_sure_decoder_of_the_authors_is_warned_of(
+    shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LLaDA's authors write without randomness; their settings are known when the model is."""
+    with caplog.at_level(logging.WARNING):
+        results = evaluate(
+            "llada", ["demo_word_problem"], limit=2, repeats=3,
+            model_args={
+                "pretrained": str(shared / "goldens" / "llada"), "checkpoint": "llada-8b-base",
+                "dtype": "float32", "device": "cpu",
+            },
+            decode={"preset": "authors", "steps": 2, "gen_length": 4, "block_length": 4},
+        )  # fmt: skip
+    assert results["dlm_eval"]["tasks"]["demo_word_problem"]["preset"].startswith("llada")
+    said = [text for text in caplog.messages if "has no effect at temperature 0" in text]
+    assert len(said) == 1 and "'demo_word_problem': repeats=3" in said[0]
+
+
 def test_programs_are_judged_one_by_one(tmp_path: Path) -> None:
     task, out = "demo_code_infill", tmp_path / "out"
     results = evaluate(

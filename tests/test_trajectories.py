@@ -22,7 +22,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.harness.trajectories import TokenTexts, trajectory
 from dlm_eval.jobs import Answer, Checkpoint, FillJob, drive_jobs
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.reports.trace.logged import find_run
+from dlm_eval.reports.trace.logged import find_logged
 
 TOY = {"vocab": 6, "inconsistency": 0.5}
 WRITTEN = ("t_write", "t_infill")
@@ -235,7 +235,7 @@ def test_07_workers_and_shards_keep_them(tasks: Path, tmp_path: Path) -> None:
     for number in (1, 2):
         assert main([*base, "--shard", f"{number}/2", *["--log_trajectories"][number - 1 :]]) == 0
     assert main(["merge", str(tmp_path), "--include_path", str(tasks)]) == 0
-    logged = find_run(str(tmp_path))
+    logged = find_logged(str(tmp_path))
     for task in WRITTEN:
         merged = {one.doc_id: one for one in logged.trajectories(task)}
         assert len(merged) == len(DOCUMENTS)
@@ -322,6 +322,23 @@ def test_07_the_export_has_a_line_for_each_answer(home: Path, tmp_path: Path) ->
         == 0
     )
     assert len(file.read_text().splitlines()) == 1
+
+
+def test_07_of_a_folder_the_newest_run_is_that_of_every_command(home: Path, tmp_path: Path) -> None:
+    """Not the newest samples file: a run without samples is the newest too, and a broken one is an
+    error, as for `check` and `compare`.
+    """
+    shutil.copytree(home, tmp_path / "runs")
+    (results,) = (tmp_path / "runs").rglob("results_*.json")
+    assert find_logged(str(tmp_path / "runs")).samples
+    later = results.with_name("results_2099-01-01T00-00-00.000000.json")
+    content = json.loads(results.read_text())
+    later.write_text(json.dumps({**content, "date": content["date"] + 1e6}))
+    with pytest.raises(UserError, match="has no samples"):
+        find_logged(str(tmp_path / "runs"))
+    later.write_text("{")
+    with pytest.raises(UserError, match="is the newest, and cannot be read"):
+        find_logged(str(tmp_path / "runs"))
 
 
 def test_07_hostile_texts_stay_texts(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from dlm_eval.cli.options import path_of
 from dlm_eval.output import one_line, table
 from dlm_eval.printable import counted
 
@@ -20,23 +20,23 @@ def add_parser(subparsers: Any) -> None:
     update = verbs.add_parser("update", help="replace a baseline by a newer run; print what moved")
     for sub, main in ((save, _save), (update, _update)):
         sub.add_argument(
-            "run", type=Path, metavar="RUN", help="result file, or folder (newest run)"
+            "run", type=path_of("RUN"), metavar="RUN", help="result file, or folder (newest run)"
         )
         sub.add_argument(
             "-o",
             "--output",
-            type=Path,
+            type=path_of("--output"),
             required=True,
             metavar="FILE.jsonl.gz",
             help="the baseline that is written",
         )
         sub.add_argument(
-            "--noise_floor", type=Path, metavar="RUN2",
+            "--noise_floor", type=path_of("--noise_floor"), metavar="RUN2",
             help="a second run of the same configuration: how many answers differ by chance",
         )  # fmt: skip
         sub.set_defaults(main=main)
     show = verbs.add_parser("show", help="print what a baseline holds")
-    show.add_argument("file", type=Path, metavar="FILE")
+    show.add_argument("file", type=path_of("FILE"), metavar="FILE")
     show.set_defaults(main=_show)
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlm_eval.cli.options import path_of
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.output import one_line
 from dlm_eval.printable import counted
@@ -34,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
     ):
         sub = verbs.add_parser(verb, help=text, description=text)
         sub.add_argument(
-            "path", nargs="?", default="results",
+            "path", nargs="?", type=path_of("PATH", str), default="results",
             help="journal file, or a folder with journals in or below it (default: results)",
         )  # fmt: skip
         if verb != "ls":
@@ -44,7 +45,11 @@ def add_parser(subparsers: Any) -> None:
             )  # fmt: skip
         if verb == "export":
             sub.add_argument(
-                "-o", "--output", metavar="FILE", help="write to FILE instead of standard output"
+                "-o",
+                "--output",
+                type=path_of("--output", str),
+                metavar="FILE",
+                help="write to FILE instead of standard output",
             )
         sub.set_defaults(main={"ls": _ls, "rm": _rm, "export": _export}[verb])
 

@@ -7,6 +7,8 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlm_eval.cli.options import path_of
+
 if TYPE_CHECKING:
     from dlm_eval.reports.regression.check import Report
 
@@ -25,9 +27,11 @@ def add_parser(subparsers: Any) -> None:
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("run", type=Path, metavar="RUN", help="result file, or folder (newest run)")
     parser.add_argument(
-        "--baseline", type=Path, required=True, metavar="FILE",
+        "run", type=path_of("RUN"), metavar="RUN", help="result file, or folder (newest run)"
+    )
+    parser.add_argument(
+        "--baseline", type=path_of("--baseline"), required=True, metavar="FILE",
         help="file of `dlm-eval baseline save`",
     )  # fmt: skip
     parser.add_argument(
@@ -42,14 +46,16 @@ def add_parser(subparsers: Any) -> None:
         help="fail also if a drop beyond the margin cannot be excluded, or if answers changed",
     )  # fmt: skip
     parser.add_argument(
-        "--rules", type=Path, metavar="FILE.yaml",
+        "--rules", type=path_of("--rules"), metavar="FILE.yaml",
         help="alpha, margin, strict, and floors, drops and cost budgets per task",
     )  # fmt: skip
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE",
+        "--markdown", type=path_of("--markdown"), metavar="FILE",
         help="append a summary: a job summary, or the body of a pull-request comment",
     )  # fmt: skip
-    parser.add_argument("--junit", type=Path, metavar="FILE.xml", help="write JUnit XML")
+    parser.add_argument(
+        "--junit", type=path_of("--junit"), metavar="FILE.xml", help="write JUnit XML"
+    )
     parser.add_argument(
         "--github", action="store_true", help="print annotations for GitHub workflows too"
     )

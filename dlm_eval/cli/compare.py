@@ -6,9 +6,9 @@ import argparse
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlm_eval.cli.options import path_of
 from dlm_eval.output import one_line, table
 from dlm_eval.printable import counted, decimals, printable, shortened
 
@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "runs",
         nargs="+",
-        type=Path,
+        type=path_of("RUN"),
         metavar="RUN",
         help="two or more result files, folders or baselines",
     )
@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
              "that became better",
     )  # fmt: skip
     parser.add_argument(
-        "--noise_floor", nargs=2, type=Path, metavar=("RUN1", "RUN2"),
+        "--noise_floor", nargs=2, type=path_of("--noise_floor"), metavar=("RUN1", "RUN2"),
         help="show beside each difference what these two runs of one configuration differ by",
     )  # fmt: skip
     parser.add_argument(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from dlm_eval.cli.options import path_of
 
 FORMATS = {
     "json": "one object with the lists runs, scores and samples (docs/results.md)",
@@ -22,9 +23,15 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument("format", choices=FORMATS, metavar="|".join(FORMATS))
     parser.add_argument(
-        "paths", type=Path, nargs="+", metavar="PATH", help="result files, baselines, or folders"
+        "paths",
+        type=path_of("PATH"),
+        nargs="+",
+        metavar="PATH",
+        help="result files, baselines, or folders",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE or FOLDER")
+    parser.add_argument(
+        "-o", "--output", type=path_of("--output"), required=True, metavar="FILE or FOLDER"
+    )
     parser.add_argument(
         "--dataset", action="append", default=[], metavar="TASK=OWNER/NAME[:TASK_ID]",
         help="hf-eval-results: the benchmark's dataset, if the task loads another one",

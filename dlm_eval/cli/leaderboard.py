@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from dlm_eval.cli.options import path_of
 from dlm_eval.output import one_line
 from dlm_eval.printable import counted
 
@@ -22,15 +22,19 @@ def add_parser(
         "wide one.",
     )
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="result files, or directories with them"
+        "paths",
+        nargs="+",
+        type=path_of("PATH"),
+        metavar="PATH",
+        help="result files, or directories with them",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE",
+        "-o", "--output", type=path_of("--output"), metavar="FILE",
         help="write the long table to FILE.csv and the wide one to FILE_wide.csv (default: print "
              "the wide one), or a table to FILE.md, FILE.tex or FILE.html; with --board all of them if FILE has no suffix",
     )  # fmt: skip
     parser.add_argument(
-        "--board", type=Path, metavar="BOARD.yaml",
+        "--board", type=path_of("--board"), metavar="BOARD.yaml",
         help="the tasks, rows, columns, required settings and averages (docs/leaderboards.md; "
              "default: each task's headline score)",
     )  # fmt: skip

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from dlm_eval.cli.options import add_options
+from dlm_eval.cli.options import add_options, path_of
 from dlm_eval.output import set_verbosity
 
 DESCRIPTION = """
@@ -31,11 +31,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "paths",
         nargs="+",
+        type=path_of("DIR", str),
         metavar="DIR",
         help="folder of a shard, a folder with shards below it, or a shard.json",
     )
     parser.add_argument(
-        "-o", "--output_path", metavar="DIR",
+        "-o", "--output_path", type=path_of("--output_path", str), metavar="DIR",
         help="where the result goes (default: the folder that holds all shards)",
     )  # fmt: skip
     add_options(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from dlm_eval.errors import UserError
 
 PAIRS = {"nargs": "+", "metavar": "k=v,..."}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -91,3 +95,16 @@ def add_options(parser: argparse._ActionsContainer, *names: str) -> None:
     """Adds options of `OPTIONS` to a parser or an argument group."""
     for name in names:
         parser.add_argument(name, **OPTIONS[name])
+
+
+def path_of(name: str, kind: Callable[[str], Any] = Path) -> Callable[[str], Any]:
+    """Returns the type of an option that names a file or a folder. An empty name is an error: it
+    would be the current folder.
+    """
+
+    def path(text: str) -> Any:
+        if not text:
+            raise UserError(f"{name} is empty; give it a value or leave it out")
+        return kind(text)
+
+    return path

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.cli.options import add_options
+from dlm_eval.cli.options import add_options, path_of
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.output import one_line, table
 
@@ -38,7 +38,11 @@ def add_parser(subparsers: Any) -> None:
         "--batch_size", type=int, default=32, metavar="N", help="texts in a batch (default: 32)"
     )
     parser.add_argument(
-        "-o", "--output_path", metavar="DIR", help="folder of the results file (default: results)"
+        "-o",
+        "--output_path",
+        type=path_of("--output_path", str),
+        metavar="DIR",
+        help="folder of the results file (default: results)",
     )
     parser.set_defaults(main=main)
 
@@ -47,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     """Probes the model on each task, prints the scores and writes the results file."""
     from dlm_eval.harness.glue_probe import TASKS, probe
     from dlm_eval.harness.lm_eval_patches import local_first
-    from dlm_eval.models import load_model
+    from dlm_eval.models import check_device, load_model
     from dlm_eval.settings import parse_pairs
 
     tasks = args.tasks.split(",") if args.tasks else list(TASKS)
@@ -62,6 +66,7 @@ def main(args: argparse.Namespace) -> int:
     if args.device is not None:
         if "device" in arguments:
             raise UserError("--device and device of --model_args exclude each other; give one")
+        check_device(args.model, args.device, "--device")
         arguments["device"] = args.device
     model = load_model(args.model, **arguments)
     with local_first(args.data_dir):

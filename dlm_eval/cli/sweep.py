@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.cli.options import add_options
+from dlm_eval.cli.options import add_options, path_of
 from dlm_eval.errors import RunError, UserError, unknown_name_error
 from dlm_eval.output import one_line, set_verbosity, table
 
@@ -83,7 +83,7 @@ def add_parser(subparsers: Any) -> None:
         "--no_baseline", action="store_true", help="leave out the one-token-per-step baseline"
     )
     parser.add_argument(
-        "-o", "--output_path", default="results/sweep", metavar="DIR",
+        "-o", "--output_path", type=path_of("--output_path", str), default="results/sweep", metavar="DIR",
         help="for results, journal, tables and plot (default: results/sweep)",
     )  # fmt: skip
     parser.add_argument("--limit", help="documents of each task, or a share of them below 1")

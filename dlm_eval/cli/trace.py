@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.cli.options import OPTIONS, add_options
+from dlm_eval.cli.options import OPTIONS, add_options, path_of
 from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.output import one_line, write_raw
 from dlm_eval.redaction import redact_text
@@ -58,6 +58,7 @@ def add_parser(subparsers: Any) -> None:
     stored.add_argument(
         "--from",
         dest="run",
+        type=path_of("--from", str),
         metavar="RUN",
         help="results file, samples file, or folder of the run (its newest results)",
     )
@@ -67,15 +68,22 @@ def add_parser(subparsers: Any) -> None:
         "--answer", type=int, metavar="K", help="which of a document's answers, from 0 (default: 0)"
     )
     stored.add_argument(
-        "--jsonl", metavar="FILE", help="write all trajectories of the run (or task, or document)"
+        "--jsonl",
+        type=path_of("--jsonl", str),
+        metavar="FILE",
+        help="write all trajectories of the run (or task, or document)",
     )
     parser.add_argument(
-        "--html", metavar="FILE", help="write a web page with a slider over the steps"
+        "--html",
+        type=path_of("--html", str),
+        metavar="FILE",
+        help="write a web page with a slider over the steps",
     )
     parser.add_argument(
         "--json",
         nargs="?",
         const="-",
+        type=path_of("--json", str),
         metavar="FILE",
         help="write every step as JSON, without FILE to standard output",
     )
@@ -161,9 +169,9 @@ def _stored(args: argparse.Namespace) -> Recording:
 
 def _trajectories(args: argparse.Namespace) -> tuple[LoggedRun, list[Logged]]:
     """Returns the run and its trajectories, of --task and --doc if they are given."""
-    from dlm_eval.reports.trace.logged import described, find_run
+    from dlm_eval.reports.trace.logged import described, find_logged
 
-    run = find_run(args.run)
+    run = find_logged(args.run)
     if args.task is not None and args.task not in run.samples:
         raise unknown_name_error("--task", args.task, run.samples)
     tasks = [args.task] if args.task is not None else list(run.samples)
@@ -183,7 +191,7 @@ def _trajectories(args: argparse.Namespace) -> tuple[LoggedRun, list[Logged]]:
 def _record(args: argparse.Namespace) -> Recording:
     from dlm_eval.harness.decode_config import DecodeOptions, user_layer
     from dlm_eval.harness.requests import Hole, Length, hole_canvas
-    from dlm_eval.models import load_model, process_of
+    from dlm_eval.models import check_device, load_model, process_of
     from dlm_eval.reports.trace.recording import record
     from dlm_eval.settings import parse_pairs
 
@@ -199,6 +207,7 @@ def _record(args: argparse.Namespace) -> Recording:
     if args.device is not None:
         if "device" in arguments:
             raise UserError("--device and device of --model_args exclude each other; give one")
+        check_device(args.model, args.device, "--device")
         arguments["device"] = args.device
     model = load_model(args.model, **arguments)
     settings, length = _settings(DecodeOptions.of(decode, model, LENGTH), args)

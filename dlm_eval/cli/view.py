@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from dlm_eval.cli.options import path_of
+from dlm_eval.errors import UserError
 from dlm_eval.output import one_line
 from dlm_eval.printable import counted
 
@@ -24,14 +25,18 @@ def add_parser(subparsers: Any) -> None:
         description=DESCRIPTION, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="result files, or directories with them"
+        "paths",
+        nargs="+",
+        type=path_of("PATH"),
+        metavar="PATH",
+        help="result files, or directories with them",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR",
+        "-o", "--output", type=path_of("--output"), metavar="DIR",
         help="write the pages to DIR (index.html, samples/) instead of serving them",
     )  # fmt: skip
     parser.add_argument(
-        "--board", type=Path, metavar="BOARD.yaml",
+        "--board", type=path_of("--board"), metavar="BOARD.yaml",
         help="what the table shows (docs/leaderboards.md; default: each task's headline score)",
     )  # fmt: skip
     parser.add_argument(
@@ -43,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
         "--all", action="store_true", help="show older runs of the same settings too"
     )
     parser.add_argument(
-        "--port", type=int, default=PORT, metavar="N", help=f"port (default: {PORT}; 0: a free one)"
+        "--port", type=int, metavar="N", help=f"port (default: {PORT}; 0: a free one)"
     )
     parser.set_defaults(main=main)
 
@@ -52,14 +57,17 @@ def main(args: argparse.Namespace) -> int:
     """Serves the pages until Ctrl-C, or writes them.
 
     Raises:
-        UserError: see `read_site`, `write_pages` and `serve`.
+        UserError: --port with --output; see also `read_site`, `write_pages` and `serve`.
     """
     from dlm_eval.reports.pages.site import parse_texts, read_site
     from dlm_eval.reports.pages.viewer import Viewer, serve, write_pages
 
+    if args.output is not None and args.port is not None:
+        raise UserError("--port and --output exclude each other: written pages are not served")
     texts = parse_texts(args.texts)
     if args.output is None:
-        serve(Viewer(args.paths, args.board, texts, args.all), args.port)
+        port = PORT if args.port is None else args.port
+        serve(Viewer(args.paths, args.board, texts, args.all), port)
         return 0
     count = write_pages(read_site(args.paths, args.board, texts, args.all), args.output)
     print(f"{one_line(str(args.output / 'index.html'))}: {counted(count, 'page')}")

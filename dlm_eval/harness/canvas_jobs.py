@@ -9,8 +9,9 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from dlm_eval.canvas import BLANK, FilledText, Filling, Score
+from dlm_eval.decoding import resolve
 from dlm_eval.errors import SampleError
-from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans
+from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans, Request, warn_equal
 from dlm_eval.harness.request_jobs import Prepare, RequestKind, RequestKinds
 from dlm_eval.harness.requests import (
     HOLE,
@@ -79,6 +80,7 @@ class CanvasJobs:
         self.model, self.options = model, options
         self._plans = DecodePlans(options.decode, model)
         self._texts = TokenTexts(model) if options.trajectories else None
+        self._warned: set[str] = set()  # tasks
 
     @property
     def kinds(self) -> RequestKinds:
@@ -201,8 +203,20 @@ class CanvasJobs:
         record.truncated = prepared.truncated
         record.details = {"until": ask.until, **plan.described}
         if not plan.draws:  # repeats and equal prompts share one answer
+            self._warn_equal(record.task, request.repeats, ask)
             return [FillJob(replace(prepared.canvas, key=""), plan.job, 0)]
         return [FillJob(prepared.canvas, plan.job, self.options.seed)]
+
+    def _warn_equal(self, task: str, repeats: int, ask: Request) -> None:
+        """Warns once per task that several answers are equal. Only the settings of `preset=authors`
+        are first known here; others have been checked before the model was loaded.
+        """
+        if task in self._warned or self.options.decode.user.get("preset") != "authors":
+            return
+        self._warned.add(task)
+        for name, count in (("repeats", repeats), ("samples", resolve(*ask.layers).samples)):
+            if count > 1:
+                warn_equal(task, name, count)
 
     def _fill_answer(self, request: Instance, answers: Sequence[Answer], record: Record) -> str:
         filling, hole = _filling(answers[0]), request.args[1].get(HOLE)

@@ -254,17 +254,17 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
                 reason,
             )
         if task.config.repeats > 1 and not settings.is_random:
-            log.warning(
-                "task '%s': repeats=%d has no effect at temperature 0, since all answers are equal;"
-                " one is drawn",
-                name, task.config.repeats,
-            )  # fmt: skip
+            warn_equal(name, "repeats", task.config.repeats)
         if settings.samples > 1 and not settings.is_random:
-            log.warning(
-                "task '%s': samples=%d has no effect at temperature 0, since all samples are"
-                " equal; one is drawn",
-                name, settings.samples,
-            )  # fmt: skip
+            warn_equal(name, "samples", settings.samples)
+
+
+def warn_equal(task: str, setting: str, count: int) -> None:
+    """Warns that `count` answers to a document would be equal, since nothing is drawn at random."""
+    log.warning(
+        "task '%s': %s=%d has no effect at temperature 0, since all answers are equal; one is drawn",
+        task, setting, count,
+    )  # fmt: skip
 
 
 def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Denoisers:
         return name in self.names() or (name.endswith(".py") and os.path.isfile(name))
 
     def check_options(self, settings: RunSettings) -> None:
+        _check_device(settings, here=not settings.dry_run and not settings.score_only)
         settings.parsed_estimator  # noqa: B018  (raises its errors)
         user = {
             k: v
@@ -115,6 +116,10 @@ class Denoisers:
         dry.build(Loaded(name, facts, lm_of, JournalOnly(), model=model))
         tasks = tuple(plans.values())
         devices = dry.devices()
+        try:
+            _check_device(settings)
+        except UserError as error:
+            dry.notes.append(f"a run on this machine would be refused: {error}")
         profile, rate = measured(journal, _profile_note(settings), fingerprint)
         left = sum(task.positions_left for task in tasks)
         return Plan(
@@ -127,6 +132,15 @@ class Denoisers:
             rate,
             left / rate.per_second / devices / 3600 if rate is not None else None,
         )
+
+
+def _check_device(settings: RunSettings, here: bool = True) -> None:
+    """Raises UserError if the model cannot run on the one device that the settings name."""
+    if settings.device is not None:
+        models.check_device(settings.model, settings.device, "--device", here)
+    elif "device" in settings.model_args:
+        device = str(settings.model_args["device"])
+        models.check_device(settings.model, device, "model_args device", here)
 
 
 def _check_chat(settings: RunSettings, tasks: Mapping[str, Any]) -> None:

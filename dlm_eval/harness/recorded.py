@@ -63,6 +63,10 @@ class RecordedOptions:
         "error", help="a document without an answer is stored as an error, or left out"
     )
     name: str = option("", help="name of the model in tables; default: that of the file")
+    gen_length: int | None = option(None, least=1, help="as the texts were written, if it is known")
+    steps: int | None = option(None, least=1, help="likewise")
+    block_length: int | None = option(None, least=1, help="likewise")
+    temperature: float | None = option(None, least=0, help="likewise")
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> RecordedOptions:
@@ -77,6 +81,17 @@ class RecordedOptions:
     def called(self) -> str:
         """The name of the model in folders and tables."""
         return self.name or f"recorded {Path(self.answers).name.partition('.')[0]}"
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """How the texts were written, as results record it of a run's own answers."""
+        given = {name: vars(self)[name] for name in ("gen_length", "steps", "block_length")}
+        found = {name: value for name, value in given.items() if value is not None}
+        return (
+            found
+            if self.temperature is None
+            else {**found, "decode": {"temperature": self.temperature}}
+        )
 
 
 class RecordedAnswers:
@@ -127,6 +142,7 @@ class RecordedAnswers:
             "match": options.match,
             "text": options.text,
             "counts": lm.counts,  # complete when the run is
+            **options.written,
         }
         return Loaded(options.called, facts, lambda *_: lm, JournalOnly())
 
@@ -211,7 +227,7 @@ class RecordedLM(LM):  # type: ignore[misc]
         return found
 
     def _text(self, request: Instance, record: Record) -> str:
-        record.rows = None
+        record.rows, record.details = None, dict(self._options.written)
         try:
             if isinstance(request.args[0], UnbuiltPrompt):
                 raise SampleError(request.args[0])

@@ -223,6 +223,10 @@ def _evaluate(
         "gen_kwargs": dict(settings.gen_kwargs),
     }
     results["configs"] = jsonable_config(results["configs"])
+    for config in results["configs"].values():  # lm-eval passes the model's arguments to every task
+        if isinstance(metadata := config.get("metadata"), dict):
+            given = metadata.keys() & {*settings.model_args, *settings.metadata}
+            metadata |= public_arguments({key: metadata[key] for key in given})
     with errors.adding("costs of the samples"):
         attach_costs(
             results, loaded.records, errors.reason, settings.chosen, settings.log_trajectories

@@ -102,7 +102,7 @@ def _settings(loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
         "apply_chat_template": settings.apply_chat_template,
         "fewshot_as_multiturn": settings.multiturn,
         "system_instruction": settings.system_instruction,
-        "metadata": dict(settings.metadata),
+        "metadata": public_arguments(settings.metadata),
         "fewshot_seed": settings.seeds[3],
         **({} if settings.repeats is None else {"repeats": settings.repeats}),
     }

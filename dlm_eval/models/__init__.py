@@ -39,6 +39,7 @@ __all__ = [
     "Checkpoint",
     "Family",
     "baselines",
+    "check_device",
     "check_supported",
     "checkpoints",
     "find_checkpoint",
@@ -87,6 +88,32 @@ def load_model(name: str, **options: Any) -> Denoiser:
             f"model '{name}' cannot be loaded: {reason(error)} (--verbosity DEBUG shows where)"
         ) from error
     return model
+
+
+def check_device(name: str, device: str, what: str, here: bool = True) -> None:
+    """Checks a model's device before the model is loaded.
+
+    Args:
+        name: family, named checkpoint or file.
+        device: value of the setting.
+        what: name of the setting in messages.
+        here: whether this machine must have the device. Families of other packages and files may
+            know devices that we do not: they are not checked.
+
+    Raises:
+        UserError: the model has no devices, there is no such device, or this machine lacks it.
+    """
+    if "device" not in option_names(name):
+        raise UserError(
+            f"{what} '{device}' is not possible: model '{name}' has no devices; leave it out"
+        )
+    if find_checkpoint(name).family in own_families():
+        from dlm_eval.models.loading import check_device_name, resolve_device
+
+        if here:
+            resolve_device(device, what)
+        else:
+            check_device_name(device, what)
 
 
 def load_without_weights(name: str, **options: Any) -> Denoiser:

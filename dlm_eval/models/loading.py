@@ -311,12 +311,19 @@ def resolve_dtype(setting: str, config: Mapping[str, Any], folder: CheckpointFil
     return DTYPES[name]
 
 
-def resolve_device(setting: str) -> torch.device:
+def check_device_name(setting: str, what: str = "model_args device") -> None:
+    """Raises UserError if no machine has the device; `what` names the setting in the message."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps|meta", setting):
+        raise UserError(f"{what} '{setting}' is not known; allowed: auto, cpu, cuda, cuda:N, mps")
+
+
+def resolve_device(setting: str, what: str = "model_args device") -> torch.device:
     """Returns the device of `setting`; auto is cuda if there is one.
 
     Raises:
-        UserError: no such device, or not on this machine.
+        UserError: no such device, or not on this machine; `what` names the setting in the message.
     """
+    check_device_name(setting, what)
     if setting == "auto":
         setting = (
             "cuda"
@@ -325,17 +332,13 @@ def resolve_device(setting: str) -> torch.device:
             if torch.backends.mps.is_available()
             else "cpu"
         )
-    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps|meta", setting):
-        raise UserError(
-            f"model_args device '{setting}' is not known; allowed: auto, cpu, cuda, cuda:N, mps"
-        )
     device = torch.device(setting)
     if setting == "mps" and not torch.backends.mps.is_available():
-        raise UserError("model_args device 'mps' is not on this machine")
+        raise UserError(f"{what} 'mps' is not on this machine")
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(
-            f"model_args device '{setting}' is not on this machine, which has {count} CUDA devices"
+            f"{what} '{setting}' is not on this machine, which has {count} CUDA devices"
         )
     return device
 

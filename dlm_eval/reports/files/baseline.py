@@ -20,7 +20,8 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.redaction import redact
-from dlm_eval.reports.files.corpus import FUNCTIONS, CorpusScore
+from dlm_eval.reports.files.corpus import CorpusScore
+from dlm_eval.reports.files.corpus_functions import FUNCTIONS
 from dlm_eval.reports.files.find import shown_path
 from dlm_eval.reports.files.measures import Measure
 from dlm_eval.reports.files.row import Row
@@ -35,7 +36,7 @@ MOST_BYTES = 512 << 20  # unpacked
 MOST_LINE = 64 << 20  # bytes
 MOST_DOCUMENTS = 2_000_000
 # Columns of a document's line; `values` has one item per measure of the task, then one list of
-# statistics for its score that is no mean.
+# statistics for each function that gives its headline if that is no mean.
 COLUMNS = (
     "task",
     "key",
@@ -170,7 +171,7 @@ def _described(task: TaskRun, baseline: Baseline) -> dict[str, Any]:
     return {
         "rows": [{key: getattr(row, key) for key in _ROW} for row in task.rows],
         "measures": [[each.name, each.scale, each.sign] for each in task.measures.values()],
-        "corpus": [[each.name, each.function] for each in _corpus(task)],
+        "corpus": [[each.name, each.function] for each in task.corpus_scores],
         "settings": dict(task.settings),
         "digests": dict(task.digests),
         "generates": task.generates,
@@ -181,7 +182,7 @@ def _described(task: TaskRun, baseline: Baseline) -> dict[str, Any]:
 
 def _document_line(number: int, key: str, document: Document, task: TaskRun) -> list[Any]:
     values = [_whole(measure.values.get(key)) for measure in task.measures.values()]
-    counts = [list(map(_whole, each.statistics.get(key, ()))) for each in _corpus(task)]
+    counts = [list(map(_whole, each.statistics.get(key, ()))) for each in task.corpus_scores]
     return [
         number,
         key,
@@ -194,11 +195,6 @@ def _document_line(number: int, key: str, document: Document, task: TaskRun) -> 
         _whole(document.tokens),
         [*values, *counts],
     ]
-
-
-def _corpus(task: TaskRun) -> list[CorpusScore]:
-    """Returns the headline as a function of all documents, if it is one; other scores are not kept."""
-    return [] if task.corpus_score is None else [task.corpus_score]
 
 
 def _rounded(value: float | None) -> float | None:
@@ -349,7 +345,7 @@ def _task(
         rows=tuple(rows),
         documents=documents,
         measures=measures,
-        corpus=dict(map(_corpus_score, corpus, values[len(entries) :])),
+        corpus=tuple(map(_corpus_score, corpus, values[len(entries) :])),
         settings=_texts(described.get("settings")),
         digests=_texts(described.get("digests")),
         generates=described.get("generates") is True,
@@ -357,7 +353,7 @@ def _task(
     )
 
 
-def _corpus_score(entry: Any, statistics: dict[str, Any]) -> tuple[str, CorpusScore]:
+def _corpus_score(entry: Any, statistics: dict[str, Any]) -> CorpusScore:
     name, function = (_typed(each, str, "corpus") for each in _typed(entry, list, "corpus"))
     if function not in FUNCTIONS:
         raise ValueError(f"it has the unknown function '{function}'; known: {', '.join(FUNCTIONS)}")
@@ -367,7 +363,7 @@ def _corpus_score(entry: Any, statistics: dict[str, Any]) -> tuple[str, CorpusSc
         for own in statistics.values()
     ):
         raise ValueError(f"the statistics of '{name}' are not {size} numbers")
-    return name, CorpusScore(name, function, statistics)
+    return CorpusScore(name, function, statistics)
 
 
 def _noise(value: Any) -> Noise:

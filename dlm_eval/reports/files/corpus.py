@@ -1,44 +1,22 @@
-"""Scores that are one function of all documents, and no mean: MCC, F1, Pearson's r, BLEU, TER.
+"""Scores that are one function of all documents, and no mean: MCC, F1, correlations, BLEU, chrF, TER.
 
-Samples hold a pair per document for them, of target and answer. Each function needs only a few
-numbers of a pair, its statistics, and the sum of these over documents. So a score can be computed
-anew for resampled documents, and a baseline needs no texts.
+Samples hold a pair per document for them, of target and answer. Which function a score is, follows
+from the pairs: it is one that gives the score (`corpus_functions.py`).
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dlm_eval.reports.files.corpus_functions import FUNCTIONS, Function, Numbers, Statistics
 from dlm_eval.reports.files.row import Row
 from dlm_eval.reports.files.samples_file import Document, Pair
 
 RELATIVE = 1e-6  # largest difference between a score and what its documents give
-Numbers = NDArray[np.float64]
-Statistics = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Function:
-    """A score as a function of summed statistics.
-
-    Attributes:
-        statistics: of (target, answer); None if they are not of the kind that the function takes.
-        score: [B, k] sums of statistics -> [B] scores.
-        size: number of statistics, k.
-        top: its scale: 1 for shares and correlations, 100 for percent.
-    """
-
-    statistics: Callable[[Any, Any], Statistics | None]
-    score: Callable[[Numbers], Numbers]
-    size: int
-    top: float
 
 
 @dataclass(frozen=True)
@@ -64,21 +42,34 @@ class CorpusScore:
         """Returns the statistics of documents, [n, k]."""
         return np.array([self.statistics[key] for key in keys], dtype=np.float64)
 
-    def scores(self, sums: Numbers) -> Numbers:
-        """Returns [B] scores of [B, k] sums of statistics."""
-        return FUNCTIONS[self.function].score(sums)
+    def scores(self, counts: Numbers, statistics: Numbers) -> Numbers:
+        """Returns [B] scores of documents that count [B, n] times; their statistics are [n, k]."""
+        return FUNCTIONS[self.function].score(counts, statistics)
 
 
-def corpus_score(row: Row, documents: Mapping[str, Document]) -> CorpusScore | None:
-    """Returns the function that reproduces a score from the documents' pairs; None if none does."""
-    pairs = {key: each.pairs[row.measure] for key, each in documents.items() if row.measure in each.pairs}  # fmt: skip
+def corpus_scores(row: Row, documents: Mapping[str, Document]) -> tuple[CorpusScore, ...]:
+    """Returns the functions that give a score from the documents' pairs.
+
+    Several can if the score is 0, or that of answers that are all right. Otherwise the first one is
+    taken: counting for all of them is slow.
+    """
+    pairs = {
+        key: each.pairs[row.measure] for key, each in documents.items() if row.measure in each.pairs
+    }
+    found: list[CorpusScore] = []
     for name, function in FUNCTIONS.items():
-        found = _statistics(function, pairs)
-        if found:
-            score = float(function.score(np.array(list(found.values())).sum(0, keepdims=True))[0])
-            if math.isclose(score, row.value, rel_tol=RELATIVE, abs_tol=1e-9):
-                return CorpusScore(row.measure, name, found)
-    return None
+        score = CorpusScore(row.measure, name, _statistics(function, pairs))
+        if score.statistics and _gives(score, row.value):
+            found.append(score)
+            if 0 < abs(row.value) < score.top:
+                break
+    return tuple(found)
+
+
+def _gives(score: CorpusScore, value: float) -> bool:
+    statistics = score.array(list(score.statistics))
+    own = float(score.scores(np.ones((1, len(statistics))), statistics)[0])
+    return math.isclose(own, value, rel_tol=RELATIVE, abs_tol=1e-9)
 
 
 def _statistics(function: Function, pairs: Mapping[str, Pair]) -> dict[str, Statistics]:
@@ -90,91 +81,3 @@ def _statistics(function: Function, pairs: Mapping[str, Pair]) -> dict[str, Stat
             return {}
         found[key] = own
     return found
-
-
-# -- pairs of labels 0 and 1, and of numbers -------------------------------------------------------
-
-
-def _confusion(target: Any, answer: Any) -> Statistics | None:
-    """Returns counts of true positives, false positives, false negatives and true negatives."""
-    if target not in (0.0, 1.0) or answer not in (0.0, 1.0):
-        return None
-    cells = ((1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0))
-    return tuple(float((target, answer) == cell) for cell in cells)
-
-
-def _moments(target: Any, answer: Any) -> Statistics | None:
-    if isinstance(target, str) or isinstance(answer, str):
-        return None
-    return (1.0, target, answer, target * target, answer * answer, target * answer)
-
-
-def _mcc(sums: Numbers) -> Numbers:
-    """Matthews (1975): the correlation of two labels."""
-    tp, fp, fn, tn = sums.T
-    spread = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    return _ratio(tp * tn - fp * fn, np.sqrt(spread))
-
-
-def _f1(sums: Numbers) -> Numbers:
-    tp, fp, fn, _ = sums.T
-    return _ratio(2 * tp, 2 * tp + fp + fn)
-
-
-def _pearson(sums: Numbers) -> Numbers:
-    n, x, y, xx, yy, xy = sums.T
-    spread = np.maximum(n * xx - x * x, 0.0) * np.maximum(n * yy - y * y, 0.0)
-    return _ratio(n * xy - x * y, np.sqrt(spread))
-
-
-def _ratio(part: Numbers, whole: Numbers) -> Numbers:
-    """Returns part / whole, and 0 where whole is 0."""
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
-
-
-# -- pairs of texts --------------------------------------------------------------------------------
-
-
-@functools.cache
-def _sacrebleu() -> tuple[Any, Any]:
-    from sacrebleu.metrics import BLEU, TER
-
-    return BLEU(effective_order=True), TER()  # the order changes the score of a sentence, no count
-
-
-def _bleu_counts(target: Any, answer: Any) -> Statistics | None:
-    if not isinstance(target, str) or not isinstance(answer, str):
-        return None
-    found = _sacrebleu()[0].sentence_score(answer, [target])
-    return tuple(map(float, (*found.counts, *found.totals, found.sys_len, found.ref_len)))
-
-
-def _bleu(sums: Numbers) -> Numbers:
-    """BLEU of a corpus (Papineni et al. 2002) with sacrebleu's defaults."""
-    bleu = _sacrebleu()[0]
-    return np.array([
-        bleu.compute_bleu(list(map(int, row[:4])), list(map(int, row[4:8])), int(row[8]), int(row[9]),
-                          smooth_method="exp").score
-        for row in sums
-    ])  # fmt: skip
-
-
-def _edits(target: Any, answer: Any) -> Statistics | None:
-    if not isinstance(target, str) or not isinstance(answer, str):
-        return None
-    found = _sacrebleu()[1].sentence_score(answer, [target])
-    return float(found.num_edits), float(found.ref_length)
-
-
-def _ter(sums: Numbers) -> Numbers:
-    """TER of a corpus (Snover et al. 2006): edits per word of the references, in percent."""
-    return 100 * _ratio(*sums.T)
-
-
-FUNCTIONS: dict[str, Function] = {
-    "mcc": Function(_confusion, _mcc, 4, 1.0),
-    "f1": Function(_confusion, _f1, 4, 1.0),
-    "pearson": Function(_moments, _pearson, 6, 1.0),
-    "bleu": Function(_bleu_counts, _bleu, 10, 100.0),
-    "ter": Function(_edits, _ter, 2, 100.0),
-}

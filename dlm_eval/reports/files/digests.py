@@ -25,6 +25,8 @@ _OF_TASKS = (*VOLATILE, *SEEDS, *_ASKED, "gen_kwargs", "fingerprint")
 _LAYOUT = ("device", "device_map", "batch_size", "max_batch_size", "parallelize")
 # Settings of a run of dlm_eval that are part of every task's configuration.
 _COMMON = ("apply_chat_template", "system_instruction", "fewshot_as_multiturn", "overlong")
+# Facts of `--model recorded` that are those of a file. A model can have one for each task.
+_OF_ANSWERS = ("answers", "match", "text", "counts")
 _SHORT = 16  # hexadecimal digits
 
 
@@ -33,7 +35,7 @@ def setup(content: Content) -> str | None:
     settings = content.part("dlm_eval", "settings")
     if settings:
         model = content.part("dlm_eval", "settings", "model")
-        shown = {k: v for k, v in model.items() if k not in _LAYOUT}
+        shown = {k: v for k, v in model.items() if k not in (*_LAYOUT, *_OF_ANSWERS)}
         return digest([shown, {name: settings.get(name) for name in _COMMON}])[:_SHORT]
     config = {k: v for k, v in content.part("config").items() if k not in _OF_TASKS}
     if not config:

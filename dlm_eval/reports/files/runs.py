@@ -16,7 +16,7 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.reports.files.content import Content
-from dlm_eval.reports.files.corpus import CorpusScore, corpus_score
+from dlm_eval.reports.files.corpus import CorpusScore, corpus_scores
 from dlm_eval.reports.files.find import find_run, shown_path
 from dlm_eval.reports.files.json_values import listed, nested
 from dlm_eval.reports.files.measures import Measure, measures_of
@@ -41,8 +41,8 @@ class TaskRun:
         digests: configuration, fingerprint and scoring, as far as they are known.
         generates: whether its answers are generated text.
         infill: whether the length of an answer is given by the task.
-        corpus: "metric,filter" -> score that is a function of all documents, as a baseline has it; of a
-            run it is found from the documents when it is needed (`corpus_score`).
+        corpus: the functions of all documents that give its headline, as a baseline has them; of a
+            run they are found from the documents when they are needed (`corpus_scores`).
         dataset: what the task loads: a hub id, a folder, or the name of a file format.
     """
 
@@ -54,7 +54,7 @@ class TaskRun:
     digests: Mapping[str, str]
     generates: bool = False
     infill: bool = False
-    corpus: Mapping[str, CorpusScore] = field(default_factory=dict)
+    corpus: tuple[CorpusScore, ...] = ()
     dataset: str | None = None
 
     @property
@@ -63,12 +63,11 @@ class TaskRun:
         return self.rows[0]
 
     @functools.cached_property
-    def corpus_score(self) -> CorpusScore | None:
-        """The headline as a function of all documents; None if it is a mean, or no function gives it."""
+    def corpus_scores(self) -> tuple[CorpusScore, ...]:
+        """The functions of all documents that give the headline; none if it is a mean."""
         if self.headline.measure in self.measures:
-            return None
-        own = self.corpus.get(self.headline.measure)
-        return own or corpus_score(self.headline, self.documents or {})
+            return ()
+        return self.corpus or corpus_scores(self.headline, self.documents or {})
 
     def score(self, like: Row) -> Row | None:
         """Returns the score of the same metric and filter; None if there is none."""

@@ -16,7 +16,7 @@ from dlm_eval.sandbox import UNSANDBOXED
 # Metrics that are fractions if a task's metric_list declares them. Python-class tasks (squadv2)
 # declare none, and their "f1" is in percent.
 FRACTION = re.compile(
-    r"acc(_norm|_bytes|_mutual_info)?|exact_match|em(_official)?|alias_match|contains|((token|macro|micro)_)?f1|mcc|pearson|spearman"
+    r"acc(_norm|_bytes|_mutual_info)?|cell_acc|exact_match|em(_official)?|alias_match|contains|((token|macro|micro)_)?f1|mcc|pearson|spearman"
     r"|pass(@|_at_)\d+"
 )
 # What --repeats adds to a metric's name; pass@k is added to pass@1 (harness/repeats.py).

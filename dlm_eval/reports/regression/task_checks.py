@@ -178,16 +178,18 @@ def _of_headline(
 
 def _resampled(before: TaskRun, now: TaskRun, rules: Rules, level: float) -> TaskCheck | None:
     """Returns the test by resampled documents; None if the runs do not hold what the score needs."""
-    old, new = before.corpus_score, now.corpus_score
-    if old is None or new is None or old.function != new.function:
+    scores = {score.function: score for score in now.corpus_scores}
+    old = next((score for score in before.corpus_scores if score.function in scores), None)
+    if old is None:
         return None
+    new = scores[old.function]
     keys = [key for key in old.statistics if key in new.statistics]
     if not keys:
         return None
     left, right, sign = old.array(keys), new.array(keys), before.headline.sign
 
     def change(counts: Values) -> Values:
-        moved: Values = sign * (new.scores(counts @ right) - old.scores(counts @ left))
+        moved: Values = sign * (new.scores(counts, right) - old.scores(counts, left))
         return moved
 
     moved = int((left != right).any(axis=1).sum())
@@ -198,8 +200,8 @@ def _resampled(before: TaskRun, now: TaskRun, rules: Rules, level: float) -> Tas
     return replace(
         _made(before, now, found, BOOTSTRAP, old.top, rules),
         n=len(keys),
-        old=float(old.scores(left.sum(0, keepdims=True))[0]),
-        new=float(new.scores(right.sum(0, keepdims=True))[0]),
+        old=float(old.scores(np.ones((1, len(keys))), left)[0]),
+        new=float(new.scores(np.ones((1, len(keys))), right)[0]),
         smallest=smallest if moved else math.nan,
     )
 

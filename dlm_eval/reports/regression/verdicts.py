@@ -30,8 +30,8 @@ def error_findings(before: TaskRun, now: TaskRun) -> list[Finding]:
         if fresh is not None:
             lost = [key for key in measure.values if key not in fresh.values]
             errors = {**dict.fromkeys(lost, f"no finite {measure.name}"), **errors}
-    old, new = before.corpus_score, now.corpus_score
-    if old is not None and new is not None:
+    if before.corpus_scores and now.corpus_scores:
+        old, new = before.corpus_scores[0], now.corpus_scores[0]  # all have the same documents
         lost = [key for key in old.statistics if key not in new.statistics]
         errors = {**dict.fromkeys(lost, f"no {old.name}"), **errors}
     if not errors:

@@ -18,6 +18,7 @@ from dlm_eval.canvas import BLANK, Filling
 from dlm_eval.decoding import TraceStep
 from dlm_eval.errors import UserError
 from dlm_eval.printable import counted, valid_unicode
+from dlm_eval.reports.files.find import find_run
 from dlm_eval.reports.files.json_values import nested
 from dlm_eval.reports.files.result_file import load_json
 from dlm_eval.reports.files.samples_file import numbered_samples
@@ -111,7 +112,7 @@ class LoggedRun:
         )
 
 
-def find_run(path: str) -> LoggedRun:
+def find_logged(path: str) -> LoggedRun:
     """Returns the files of a run.
 
     Args:
@@ -119,14 +120,12 @@ def find_run(path: str) -> LoggedRun:
             below it).
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, or the newest run's results cannot be read.
     """
     place = Path(path)
     if os.path.isdir(place):  # no error for a name that is too long, as from is_dir()
-        files = [file for file in place.rglob("samples_*.jsonl") if DATE.search(file.name)]
-        newest = max((_date(file) for file in files), default="")
-        files = [file for file in files if _date(file) == newest]
-    elif os.path.isfile(place) and place.suffix == ".json" and DATE.search(place.name):
+        place = find_run(place)
+    if os.path.isfile(place) and place.suffix == ".json" and DATE.search(place.name):
         files = sorted(place.parent.glob(f"samples_*_{_date(place)}.jsonl"))
     else:
         files = [place] if os.path.isfile(place) and place.suffix == ".jsonl" else []
