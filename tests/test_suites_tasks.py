@@ -12,6 +12,7 @@ the rules below do not fit are in tests/suite_truth/SUITE.yaml:
       exception: "why none of these can be said"
     checkpoint: {model: diffusionllm}    of the suite, if it needs another model than a LLaDA (suite_checkpoints.py)
     decode: {steps: 2}                   of the suite with such a model, to be quick
+    estimator: "mask_count,max_forwards=2"    of the suite, to be quick, or if a LLaDA has no such scores
     positions: 16384                     of the LLaDA (default 2048): its tokens are bytes, and a real LLaDA's 4096 hold as much text
 """
 
@@ -122,7 +123,7 @@ def test_a_packaged_suite_cites_its_sources(suite: Suite) -> None:
         assert not entry.published or "published" in entry.sources, entry.entry
         assert not (entry.conditions.decode and "decode" not in entry.sources), entry.entry
         assert set(entry.published) <= set(suite.models), entry.entry
-    others = {"checkpoint", "decode", "positions"}
+    others = {"checkpoint", "decode", "estimator", "positions"}
     unknown = set(truth(suite.suite)) - {e.entry for e in suite.entries} - others
     assert not unknown
 
@@ -230,9 +231,16 @@ def right_choice(task: Any, doc: Any, count: int) -> int:
 
 
 def check_rolled(entry: Entry, task: Any) -> None:
-    """Perplexities of texts of 200 nats each."""
+    """Perplexities of texts of 200 nats each, or of blocks of tokens of 200 nats each."""
     results = evaluate(NAME, [task], limit=DOCUMENTS, bootstrap_iters=0, verbosity="ERROR")
+    if entry.metric == "token_perplexity":
+        assert value_of(entry, results) == pytest.approx(math.exp(200), rel=1e-6)
+        return
     texts = [str(task.doc_to_target(doc)) for doc, _ in zip(task.eval_docs, range(DOCUMENTS))]  # noqa: B905
+    if entry.metric == "bits_per_character":
+        bits = 200 / math.log(2) * len(texts) / sum(map(len, texts))
+        assert value_of(entry, results) == pytest.approx(bits)
+        return
     units = {"word_perplexity": sum(len(t.split()) for t in texts), "byte_perplexity": sum(len(t.encode()) for t in texts)}  # fmt: skip
     assert value_of(entry, results) == pytest.approx(
         math.exp(200 * len(texts) / units[str(entry.metric)]), rel=0.05
@@ -274,6 +282,8 @@ def test_it_runs_and_fits_2048_positions(
         "data_dir": str(documents_for(entry, places)), "confirm_run_unsafe_code": True, "verbosity": "ERROR",
         "metadata": STAND_IN,
     }  # fmt: skip
+    if "estimator" in truth(suite.suite):
+        common["estimator"] = truth(suite.suite)["estimator"]
     if "decode" in truth(suite.suite):
         common["decode"] = truth(suite.suite)["decode"]
     (whole,) = plan_suite({**common, "dry_run": True}).runs

@@ -99,10 +99,12 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Runs the grid; returns 0, or 1 if samples failed."""
+    from dlm_eval.harness import frontier
     from dlm_eval.harness.open_model import open_model
     from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import output_directory
     from dlm_eval.reports.files.write import write_files
+    from dlm_eval.reports.run.suite_report import frontier_lines
     from dlm_eval.reports.sweep.curves import Sweep
     from dlm_eval.reports.sweep.plot import draw
 
@@ -119,6 +121,7 @@ def main(args: argparse.Namespace) -> int:
             )
         combinations = plan.combinations(loaded.model.process)
         sweep = Sweep(loaded.name, y_max=args.y_max)
+        samples: list[frontier.Point] = []
         for number, (decode, baseline) in enumerate(combinations):
             words = ", ".join(f"{k}={v}" for k, v in decode.items())
             print(
@@ -130,11 +133,14 @@ def main(args: argparse.Namespace) -> int:
             errors += finished.errors
             missing += finished.missing
             sweep.points.extend(points_of(finished, plan, decode, baseline))
+            samples += frontier.points_of(settings.decode, finished.results)
             # Write after each combination, so that tables can be read during the sweep and an
             # interruption loses nothing.
             write_files({home / "sweep.csv": sweep.csv(), home / "aup.csv": sweep.aup_csv()})
     draw(sweep, home / "sweep.png")
     _report(sweep, home)
+    for line in frontier_lines(samples):
+        print(line)
     if missing:
         raise RunError(f"missing: {'; '.join(dict.fromkeys(missing))}; everything else is saved")
     return 1 if errors else 0

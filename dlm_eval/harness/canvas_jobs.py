@@ -8,7 +8,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from dlm_eval.canvas import BLANK, FilledText, Filling, Score
+from dlm_eval.canvas import BLANK, Canvas, FilledText, Filling, Score
 from dlm_eval.decoding import resolve
 from dlm_eval.errors import SampleError
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans, Request, warn_equal
@@ -19,6 +19,7 @@ from dlm_eval.harness.requests import (
     Prepared,
     UnbuiltPrompt,
     begin,
+    block_of,
     choice_canvases,
     form_of,
     hole_canvas,
@@ -168,16 +169,17 @@ class CanvasJobs:
         return score.logprob, bool(score.greedy)
 
     def _text_jobs(self, request: Instance, record: Record) -> list[Job]:
-        """Returns the jobs of a whole text, one per window.
+        """Returns the jobs of a whole text, one per window, or that of a block of tokens.
 
         Raises:
             SampleError: the text is empty.
         """
         key = digest(record.task, record.doc, record.repeat)
-        ids = self.model.encode(request.args[0])
-        head = begin(self.model, [])
-        canvases = windows(
-            [*head, *ids], self.model.max_length, self.options.stride, given=len(head), key=key
+        block = block_of(request.args)
+        canvases = (
+            self._windows(request.args[0], key)
+            if block is None
+            else [Canvas.continuation(*block.parts, key)]
         )
         whole = [Prepared(canvas) for canvas in canvases]
         if not whole:
@@ -185,6 +187,12 @@ class CanvasJobs:
         for window in whole:
             self._weigh(window, record)
         return [self._score_job(window, False, record.task) for window in whole]
+
+    def _windows(self, text: str, key: str) -> list[Canvas]:
+        head = begin(self.model, [])
+        ids = [*head, *self.model.encode(text)]
+        most, stride = self.model.max_length, self.options.stride
+        return windows(ids, most, stride, given=len(head), key=key)
 
     def _text_answer(self, request: Instance, answers: Sequence[Answer], record: Record) -> float:
         score = merge([_score(answer) for answer in answers])

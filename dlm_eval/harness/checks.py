@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dlm_eval.budget import parse_batch_size
 from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.harness.blocks import BlockTask
 from dlm_eval.harness.code_tasks import Way, ways
 from dlm_eval.harness.lm import BY_ORDER, by_order
 from dlm_eval.harness.open_model import kind_of
@@ -35,7 +36,12 @@ def check_tasks(loaded: Mapping[str, Any], settings: RunSettings) -> None:
     tasks = loaded["tasks"]
     check_fewshot(loaded, settings.num_fewshot)
     kind_of(settings.model).check_tasks(settings, tasks)
-    _check_sample_names(tasks, settings)
+    for name in settings.samples or {}:
+        if name not in tasks:
+            raise unknown_name_error("--samples task", name, tasks)
+    # The blocks of texts are numbered when the model's tokenizer is there.
+    whole = {name: task for name, task in tasks.items() if not isinstance(task, BlockTask)}
+    check_sample_numbers(whole, settings.samples or {})
     _check_early_stop(tasks, settings)
     if settings.scores:
         check_loaded_metrics(tasks)
@@ -132,11 +138,10 @@ def start_sandbox(tasks: Mapping[str, Any], settings: RunSettings) -> None:
         raise UserError(f"--sandbox '{settings.sandbox}' is not allowed: {error}") from error
 
 
-def _check_sample_names(tasks: Mapping[str, Any], settings: RunSettings) -> None:
-    for name, numbers in (settings.samples or {}).items():
-        if name not in tasks:
-            raise unknown_name_error("--samples task", name, tasks)
-        count = len(tasks[name].eval_docs)
+def check_sample_numbers(tasks: Mapping[str, Any], samples: Mapping[str, Sequence[int]]) -> None:
+    """Raises UserError if --samples names a document that a task does not have."""
+    for name in tasks.keys() & samples.keys():
+        numbers, count = samples[name], len(tasks[name].eval_docs)
         if max(numbers) >= count:
             raise UserError(
                 f"--samples {name} '{max(numbers)}' is not allowed; the task has documents 0 to "

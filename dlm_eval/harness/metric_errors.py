@@ -20,6 +20,9 @@ from typing import Any
 import numpy as np
 
 from dlm_eval.harness.lm_eval_patches import rendered_once
+from dlm_eval.harness.results import Record
+from dlm_eval.harness.sampling_errors import sampling_intervals
+from dlm_eval.likelihood.target import merge
 from dlm_eval.uncertainty import Error, student, summed
 
 EXPONENTIAL = ("perplexity", "weighted_perplexity")  # lm-eval's aggregates, by name
@@ -45,6 +48,8 @@ def metric_errors(
             if s["filter"] == results["samples"][name][0]["filter"]
         ]
         if task.OUTPUT_TYPE == "generate_until":
+            if intervals := sampling_intervals(task, first):
+                found["perplexity_interval"][name] = intervals
             continue
         parts = estimator_parts(task, first)
         own: tuple[dict[str, Any], ...] = (
@@ -61,6 +66,45 @@ def metric_errors(
 def error_of(results: Mapping[str, Any], key: str, task: str, metric: str) -> Any:
     """Returns the entry of a metric under a key of `KEYS` in the results, or None."""
     return results.get("dlm_eval", {}).get(key, {}).get(task, {}).get(metric)
+
+
+def perplexity_bounds(
+    tasks: Mapping[str, Any], results: Mapping[str, Any], records: Sequence[Record]
+) -> dict[str, dict[str, tuple[float, float | None]]]:
+    """Returns task -> perplexity -> (at least, at most): what the model's own is in 95 %.
+
+    The ends of the bracket of the log-likelihood of all texts together; an end is 0 or None if
+    nothing is known. Tasks whose likelihoods are exact, or no bounds, are left out.
+    """
+    found: dict[str, dict[str, tuple[float, float | None]]] = {}
+    for name, task in tasks["tasks"].items():
+        scores = [
+            record.score
+            for record in records
+            if record.task == name and record.score is not None and record.error is None
+        ]
+        if not scores or task.OUTPUT_TYPE != "loglikelihood_rolling":
+            continue
+        whole = merge(scores)
+        if whole.kind == "exact" or whole.bracket == (None, None):
+            continue
+        for metric, units in _units(task, results["samples"][name]).items():
+            low, high = (
+                None if end is None else math.exp(min(700.0, -end / units))
+                for end in reversed(whole.bracket)
+            )
+            found.setdefault(name, {})[metric] = (low or 0.0, high)
+    return found
+
+
+def _units(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Returns perplexity -> number of words, bytes or tokens of all samples of the first filter."""
+    scored = [s for s in samples if "error" not in s and s["filter"] == samples[0]["filter"]]
+    return {
+        metric: float(sum(s[metric][1] for s in scored if metric in s))
+        for metric, aggregate in task.aggregation().items()
+        if getattr(aggregate, "__name__", "") == "weighted_perplexity"
+    }
 
 
 def is_exponential(task: Any, metric: str) -> bool:

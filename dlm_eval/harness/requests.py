@@ -20,6 +20,7 @@ Overlong = Literal["truncate", "error"]
 SpecialTokens = Literal["model", "tokenizer", "none"]
 HOLE = "hole"  # name of the generation argument whose value is a `Hole`
 CHOICE = "choice"  # name of the likelihood argument whose value is a `ChoiceForm`
+BLOCK = "block"  # name of the likelihood argument whose value is a `Block`
 LENGTH = re.compile(r"oracle(?:\+(\d+))?|([1-9]\d*)")
 
 
@@ -138,6 +139,28 @@ class ChoiceForm:
         return {"special_tokens": self.special_tokens, **behind, "score": self.score}
 
 
+@dataclass(frozen=True)
+class Block:
+    """Tokens to score in place of a text (`harness.blocks`). It is an argument of a request.
+
+    Attributes:
+        tokens: ids of the whole block.
+        given: number of its first tokens that are context.
+    """
+
+    tokens: tuple[int, ...]
+    given: int = 0
+
+    @property
+    def parts(self) -> tuple[list[int], list[int]]:
+        """The ids of the context, and those to score."""
+        return list(self.tokens[: self.given]), list(self.tokens[self.given :])
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the sizes of the block for samples files; its tokens are in the document."""
+        return {"tokens": len(self.tokens), "given": self.given}
+
+
 class UnbuiltPrompt(str):
     """The reason why a document's prompt could not be built; it replaces the prompt.
 
@@ -218,6 +241,11 @@ def encode_apart(
 def form_of(arguments: Sequence[Any]) -> ChoiceForm | None:
     """Returns the `ChoiceForm` of a likelihood request's arguments; None if it has none."""
     return arguments[2][CHOICE] if len(arguments) > 2 else None
+
+
+def block_of(arguments: Sequence[Any]) -> Block | None:
+    """Returns the `Block` of a whole text's arguments; None if it is a text."""
+    return arguments[1][BLOCK] if len(arguments) > 1 else None
 
 
 def _encode_choice(model: Denoiser, arguments: Sequence[Any]) -> tuple[list[int], list[int]]:

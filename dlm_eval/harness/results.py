@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance
 
 from dlm_eval.canvas import Score
 from dlm_eval.engine import Cost
-from dlm_eval.harness.requests import ChoiceForm, Hole
+from dlm_eval.harness.requests import Block, ChoiceForm, Hole
 from dlm_eval.harness.shard import Shard
 from dlm_eval.likelihood.mc_error import correlations
 from dlm_eval.redaction import redact, redact_values
@@ -82,13 +82,14 @@ def make_plain(results: dict[str, Any]) -> None:
 
 
 def plain_argument(argument: Any) -> Any:
-    """Returns an argument of a request with its hole, or the form of its choice, as plain data."""
+    """Returns an argument of a request with its hole, block or the form of its choice as plain
+    data."""
     if not isinstance(argument, dict):
         return argument
     ours = {
         key: value.plain()
         for key, value in argument.items()
-        if isinstance(value, (Hole, ChoiceForm))
+        if isinstance(value, (Block, ChoiceForm, Hole))
     }
     return {**argument, **ours} if ours else argument
 

@@ -18,7 +18,15 @@ from lm_eval import simple_evaluate
 
 from dlm_eval.errors import DlmEvalError, RunError, UserError
 from dlm_eval.harness import lm_eval_patches as patches
-from dlm_eval.harness.checks import Ask, check_settings, check_tasks, confirm_unsafe, start_sandbox
+from dlm_eval.harness.blocks import cut_tasks
+from dlm_eval.harness.checks import (
+    Ask,
+    check_sample_numbers,
+    check_settings,
+    check_tasks,
+    confirm_unsafe,
+    start_sandbox,
+)
 from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.lm import by_order
 from dlm_eval.harness.model_kind import Loaded
@@ -36,6 +44,7 @@ from dlm_eval.harness.results import (
 from dlm_eval.harness.run_metadata import public_arguments, run_metadata
 from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
 from dlm_eval.harness.sample_errors import SampleErrors, reason_of
+from dlm_eval.harness.sampling_errors import add_sampling_errors
 from dlm_eval.harness.saving import save
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.models import given
@@ -167,6 +176,7 @@ def _run(
                 settings, frozenset(name for name, task in tasks["tasks"].items() if by_order(task))
             )
             stack.enter_context(patches.evaluating(settings.verbosity == "DEBUG"))
+            check_sample_numbers(cut_tasks(tasks["tasks"], loaded), settings.chosen)
             results, errors = _evaluate(loaded, tasks, settings, start, answered)
             if suite is not None:
                 results["dlm_eval"]["suite"] = redact(suite)
@@ -216,6 +226,8 @@ def _evaluate(
     results = _answers_and_scores(loaded, tasks, settings, errors)
     device = loaded.pool.cost() - before + loaded.spent.device if loaded.ours else None
     drop_from_samples(results)
+    with errors.adding("standard errors over samples"):
+        add_sampling_errors(results, tasks["tasks"])
     make_plain(results)
     results["config"] |= {
         "model": settings.model,

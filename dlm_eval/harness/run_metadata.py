@@ -18,7 +18,7 @@ from dlm_eval.engine import Cost
 from dlm_eval.harness.baseline import REMOTE
 from dlm_eval.harness.code_tasks import Way, sandbox_entries
 from dlm_eval.harness.identity import asked_with, digests, note_settings, warn_of_missing
-from dlm_eval.harness.metric_errors import metric_errors
+from dlm_eval.harness.metric_errors import metric_errors, perplexity_bounds
 from dlm_eval.harness.model_kind import Loaded
 from dlm_eval.harness.results import (
     Record,
@@ -79,6 +79,8 @@ def run_metadata(
         block["environment"]["sandbox"] = sandbox_entries(running)
     with sample_errors.adding("the estimator's part of standard errors"):
         block |= metric_errors(tasks, results)
+        if bounds := perplexity_bounds(tasks, results, records):
+            block["perplexity_bounds"] = bounds
     block["unmet_aggregates"] = unmet_aggregates(tasks["groups"], results["results"])
     if sample_errors.missing:
         block["missing"] = sample_errors.missing

@@ -16,6 +16,8 @@ from typing import Any
 
 from dlm_eval.errors import DlmEvalError, UserError
 from dlm_eval.harness.checks import Ask, check_settings
+from dlm_eval.harness.frontier import Point, points_of, warnings_of
+from dlm_eval.harness.metric_errors import error_of
 from dlm_eval.harness.model_kind import Loaded
 from dlm_eval.harness.open_model import kind_of, open_model
 from dlm_eval.harness.results import metrics_of
@@ -131,6 +133,7 @@ class SuiteFinished:
         finished: the runs.
         errors: number of failed samples of all runs.
         missing: parts of the results that could not be computed or saved, with reasons.
+        points: a judge's perplexity and the entropy of the samples of each run that has them.
     """
 
     plan: SuitePlan
@@ -138,6 +141,7 @@ class SuiteFinished:
     finished: tuple[Finished, ...]
     errors: int
     missing: tuple[str, ...] = ()
+    points: tuple[Point, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -152,6 +156,7 @@ class SuiteFinished:
             "overridden": dict(self.plan.overridden),
             "entries": {o.entry.entry: _plain(o) for o in self.outcomes},
             "runs": [finished.results for finished in self.finished],
+            "warnings": warnings_of(self.points),
         }
 
 
@@ -291,6 +296,7 @@ def run_suite(
         if (name := entry.entry) in plan.skipped
     }
     finished: list[Finished] = []
+    points: list[Point] = []
     home = output_directory(plan.settings.output_path) if plan.settings.output_path else None
     opened: Mapping[str, Any] | None = None
     with ExitStack() as stack:
@@ -316,6 +322,7 @@ def run_suite(
                 )
                 continue
             finished.append(found)
+            points += points_of(one.settings.decode, found.results)
             for entry in one.entries:
                 outcome = outcome_of(entry, found.results, checkpoint)
                 outcomes[entry.entry] = replace(outcome, replaced=plan.replaces)
@@ -326,6 +333,7 @@ def run_suite(
         tuple(finished),
         sum(each.errors for each in finished),
         tuple(dict.fromkeys(part for each in finished for part in each.missing)),
+        tuple(points),
     )
 
 
@@ -382,6 +390,8 @@ def outcome_of(entry: Entry, results: Mapping[str, Any], checkpoint: str) -> Out
         return Outcome(entry, published=published, reason=reason)
     metric, pipeline = chosen[0]
     stderr = (scores or {}).get(f"{metric}_stderr,{pipeline}")
+    if not isinstance(stderr, (int, float)):  # lm-eval has none of a perplexity
+        stderr = error_of(results, "perplexity_stderr", entry.task, metric)
     count, total = _documents(entry.task, results)
     return Outcome(
         entry, metric, pipeline, _number(known[chosen[0]]), _number(stderr), count, total, published

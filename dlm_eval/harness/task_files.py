@@ -22,7 +22,11 @@ from dlm_eval.packaged import task_folders
 from dlm_eval.settings import shown
 from dlm_eval.yaml_text import read_yaml_text
 
-OUR_CLASSES = ("dlm_eval.harness.infill.InfillTask", "dlm_eval.harness.choices.ChoiceTask")
+OUR_CLASSES = (
+    "dlm_eval.harness.blocks.BlockTask",
+    "dlm_eval.harness.choices.ChoiceTask",
+    "dlm_eval.harness.infill.InfillTask",
+)
 NONE = type(None)
 # Types of values. Keys whose value may be a function, a template or a list of these are excluded.
 VALUES: dict[str, tuple[tuple[type, ...], str]] = {

@@ -28,7 +28,7 @@ from dlm_eval.harness.request_jobs import (
     RequestKinds,
     Requests,
 )
-from dlm_eval.harness.requests import HOLE, encode_apart, form_of, hole_length
+from dlm_eval.harness.requests import HOLE, Block, block_of, encode_apart, form_of, hole_length
 from dlm_eval.harness.results import Record
 from dlm_eval.harness.shard import Shard
 from dlm_eval.jobs import Answer, Done, Job, Keep, Reply, TextJob, keep_none
@@ -174,6 +174,9 @@ class TextJobs:
             method, arguments = TOKENS, _tokenised(self.lm, arguments)
             record.details["target"] = len(arguments[3])
             record.details["mean_of"] = len(arguments[3]) if form.score == "mean" else 1
+        elif kind == "loglikelihood_rolling" and (block := block_of(arguments)) is not None:
+            method, arguments = TOKENS, _tokens(self.lm, block)
+            record.details |= {"target": len(arguments[3]), "block": True}
         identity = identity_of(kind, arguments)
         draw = ""
         if kind == "generate_until" and _samples(arguments[1]):
@@ -190,9 +193,12 @@ class TextJobs:
             raise SampleError(answer.error)
         assert isinstance(answer.value, Reply)
         found = answer.value.content
-        if "target" in record.details:  # a choice encoded apart
+        if "target" in record.details:  # a choice encoded apart, or a block
             assert isinstance(found, tuple)
             record.tokens = record.details["target"]
+            if "block" in record.details:
+                record.details["text_nats"] = -found[0]
+                return found[0]
             return found[0] / record.details["mean_of"], found[1]
         tokenizer = vars(self.lm).get("tokenizer")
         if isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -245,13 +251,27 @@ def _tokenised(lm: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
     context, choice, _ = arguments
     form = form_of(arguments)
     assert form is not None
-    if not isinstance(lm, TemplateLM):
-        raise UserError(
-            "this task encodes its choices apart from their context, and --model's class takes"
-            " texts only; use hf, vllm or an API with a tokenizer"
-        )
+    _check_takes_tokens(lm, "encodes its choices apart from their context")
     head, target = encode_apart(_Tokens(lm), context, choice, form)  # type: ignore[arg-type]
     return context, choice, head or [lm.prefix_token_id], target
+
+
+def _tokens(lm: Any, block: Block) -> tuple[Any, ...]:
+    """Returns two texts (none), the ids of the context and those to score of a block.
+
+    Raises:
+        UserError: the model's class does not take tokens.
+    """
+    _check_takes_tokens(lm, "scores blocks of tokens")
+    return "", "", *block.parts
+
+
+def _check_takes_tokens(lm: Any, what: str) -> None:
+    if not isinstance(lm, TemplateLM):
+        raise UserError(
+            f"this task {what}, and --model's class takes texts only; use hf, vllm or an API with a"
+            " tokenizer"
+        )
 
 
 @dataclass(frozen=True)

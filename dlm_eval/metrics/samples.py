@@ -287,6 +287,21 @@ class Judge:
         Raises:
             SampleError: the judge's tokenizer fails on the text.
         """
+        whole, shared = self._encoded(context, text)
+        logs = self._log_probs(_begin(self.folder), whole) if shared < len(whole) else []
+        return Reading(tuple(whole[shared:]), float(sum(logs[shared:])))
+
+    def tokens(self, context: str, text: str) -> tuple[int, ...]:
+        """Returns the judge's tokens of `text` after `context`, as `read` does, without its weights.
+
+        Raises:
+            SampleError: the judge's tokenizer fails on the text.
+        """
+        whole, shared = self._encoded(context, text)
+        return tuple(whole[shared:])
+
+    def _encoded(self, context: str, text: str) -> tuple[list[int], int]:
+        """Returns the ids of context and text, and the number of those of the context."""
         from dlm_eval.models.tokenizer import text_ids
 
         tokenizer = _tokenizer(self.folder)
@@ -297,8 +312,7 @@ class Judge:
             (i for i, (a, b) in enumerate(zip(whole, head, strict=False)) if a != b),
             min(len(whole), len(head)),
         )
-        logs = self._log_probs(_begin(self.folder), whole) if shared < len(whole) else []
-        return Reading(tuple(whole[shared:]), float(sum(logs[shared:])))
+        return list(whole), shared
 
     def features(self, text: str) -> NDArray[np.float32]:
         """Returns the last hidden state [H] of the text's last token, as MAUVE reads texts

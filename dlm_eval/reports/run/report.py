@@ -109,6 +109,21 @@ def _part(results: Mapping[str, Any], name: str, metric: str) -> str:
     return _interval(results, "estimator_interval", name, metric) or _number(parts.get(metric))
 
 
+def _bounds(results: Mapping[str, Any]) -> list[str]:
+    """Returns, for each perplexity that is a bound, what is known of the model's own, as lines."""
+    found = results["dlm_eval"].get("perplexity_bounds", {})
+    return [
+        one_line(
+            f"{name}: the {metric} of the model's random orders is "
+            + (f"from {_number(low)} " if low else "")
+            + ("" if high is None else f"{'to' if low else 'at most'} {_number(high)} ")
+            + "(95 %, docs/likelihood.md)"
+        )
+        for name, own in found.items()
+        for metric, (low, high) in own.items()
+    ]
+
+
 def _interval(results: Mapping[str, Any], kind: str, name: str, metric: str) -> str:
     """Returns the 95 % interval of a perplexity as text; "" for other metrics."""
     ends = error_of(results, kind, name, metric)
@@ -134,7 +149,7 @@ def report(
     total = results["dlm_eval"]["cost"]["total"]
     took = f"{total['wall_seconds']:.1f} s, fingerprint {results['dlm_eval']['fingerprint'][:12]}"
     try:
-        lines += [render(results), ""]
+        lines += [render(results), "", *_bounds(results)]
     except (ValueError, TypeError, OverflowError) as error:  # a task can return any value
         missing.append(f"the table ({type(error).__name__}: {error})")
     lines.append(took)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dlm_eval.harness.frontier import Estimate, Point, frontier, warnings_of
 from dlm_eval.harness.suite_run import Outcome, SuiteFinished
 from dlm_eval.output import one_line, table
 from dlm_eval.printable import MARKDOWN
@@ -33,12 +34,44 @@ def lines(finished: SuiteFinished) -> list[str]:
     ]
     if any(o.deviation is not None for o in finished.outcomes):
         found.append("difference: measured minus published, in standard errors (docs/suites.md)")
+    found += frontier_lines(finished.points)
     if plan.overridden:
         words = ", ".join(f"{name}={shown(value)}" for name, value in plan.overridden.items())
         found.append(one_line(f"overridden for all entries: {words}"))
     if failed := [o for o in finished.outcomes if o.reason]:
         found += [one_line(f"  {o.entry.entry}: {_reason(o)}") for o in failed]
     return found
+
+
+def frontier_lines(points: Sequence[Point]) -> list[str]:
+    """Returns the table of a judge's perplexity against entropy, and its warnings, as lines.
+
+    There is none for a single run.
+    """
+    if len(points) < 2:
+        return []
+    best = frontier(points)
+    rows = [
+        (
+            point.task,
+            point.label,
+            _with_error(point.perplexity),
+            _with_error(point.entropy),
+            "yes" if point in best else "",
+        )
+        for point in points
+    ]
+    judges = ", ".join(dict.fromkeys(point.judge for point in points))
+    headers = ("task", "sampler", f"perplexity of {judges}", "sample entropy", "not beaten in both")
+    marked = [[MARKDOWN.sub(r"\\\g<0>", cell) for cell in cells] for cells in rows]
+    aligned = ("left", "left", "right", "right", "left")
+    found = ["", table(marked, headers, tablefmt="github", colalign=aligned), ""]
+    return [*found, *(one_line(f"warning: {text}") for text in warnings_of(points))]
+
+
+def _with_error(estimate: Estimate) -> str:
+    error = "" if estimate.stderr is None else f" ± {estimate.stderr:.3g}"
+    return f"{estimate.value:.4g}{error}"
 
 
 def row(outcome: Outcome) -> Sequence[str]:
