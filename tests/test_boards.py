@@ -670,7 +670,7 @@ def test_output_by_its_name(runs, tmp_path, capsys):
     assert main([*command, "-o", str(tmp_path / "x.markdown")]) == 2
     assert "suffix '.markdown' is not known" in capsys.readouterr().err
     assert main([*command, "-o", ""]) == 2  # as of a shell's variable that is not set
-    assert "must be the name of a file" in capsys.readouterr().err
+    assert "--output is empty" in capsys.readouterr().err
     long = pandas.read_csv(tmp_path / "out" / "all.csv")
     assert tuple(long.columns) == (*COLUMNS, "board_row", "board_column", "board_kind", "marks")
     assert len(long) == 6 and set(long["board_row"]) == {"tiny", "tiny-ar"}
