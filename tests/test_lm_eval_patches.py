@@ -12,6 +12,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import types
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,15 +26,18 @@ import lm_eval.evaluator_utils as evaluator_utils
 import lm_eval.utils
 import pytest
 import torch.utils.collect_env as collect_env
+import tqdm
 from harness_tasks import CHOICE, DOCUMENTS
 from lm_eval.api.group import Group
 from lm_eval.tasks import TaskManager
+from tqdm import TMonitor
 
 from dlm_eval.errors import UserError
 from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.harness import sample_errors
 from dlm_eval.harness.sample_errors import SampleErrors
 from dlm_eval.metrics.code import METRIC
+from dlm_eval.workers.texts import silent_bar
 
 SEEDS = (0, 1234, 1234, 1234)
 
@@ -215,6 +219,36 @@ def test_datasets_come_from_the_data_directory(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot load dataset 'owner/other'"):
             datasets.load_dataset("owner/other")
     assert datasets.load_dataset is original
+
+
+def test_the_card_of_a_dataset_is_parsed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+    import yaml
+
+    names = ("one", "two", "three")
+    configs = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in names]
+    for name in names:
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"a": name}) + "\n")
+    card = yaml.safe_dump({"pretty_name": "counted", "configs": configs})
+    (tmp_path / "README.md").write_text(f"---\n{card}---\n")
+    parsed, parse = [], yaml.safe_load
+
+    def counted(text: Any) -> Any:
+        parsed.extend([1] * ("pretty_name: counted" in str(text)))
+        return parse(text)
+
+    def load(cache: str) -> list[str]:
+        options = {"split": "train", "cache_dir": str(tmp_path.parent / cache)}
+        return [datasets.load_dataset(str(tmp_path), name, **options)["a"][0] for name in names]
+
+    monkeypatch.setattr(yaml, "safe_load", counted)
+    assert load("upstream") == list(names) and len(parsed) >= len(names)
+    parsed.clear()
+    with patches.cards_read_once():
+        assert load("ours") == list(names) and len(parsed) == 1
+    assert load("again") == list(names) and len(parsed) > len(names)
 
 
 def test_modules_that_are_gone_are_there_for_tasks() -> None:
@@ -438,3 +472,17 @@ def test_every_patch_has_a_test_here() -> None:
     # the last two: test_hostile_files.py, test_task_index.py
     composed = {"loading", "evaluating", "register_models", "bounded_chat_template", "quick_index"}
     assert [name for name in names if name not in composed and f"patches.{name}" not in text] == []
+
+
+def test_a_silent_bar_leaves_no_thread_behind() -> None:
+    class Bar(tqdm.tqdm):  # type: ignore[type-arg]
+        monitor = None
+
+    def threads() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if isinstance(thread, TMonitor)}
+
+    before = threads()
+    assert list(silent_bar(Bar)(range(3))) == [0, 1, 2] and threads() == before
+    assert list(Bar(range(3), disable=True)) == [0, 1, 2]  # upstream starts one for each class
+    (started,) = threads() - before
+    started.exit()

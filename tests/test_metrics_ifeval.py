@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ nltk = pytest.importorskip("nltk")
 pytest.importorskip("langdetect")
 pytest.importorskip("immutabledict")
 
+SPLITTER = Path(__file__).parent / "suite_data" / "nltk_data"
 PROMPT = "Name a mill."
 VERDICTS: list[tuple[str, dict[str, Any], dict[str, tuple[bool, bool]]]] = [
     # instruction, its settings, {answer: (strict, loose)}
@@ -235,16 +237,10 @@ VERDICTS: list[tuple[str, dict[str, Any], dict[str, tuple[bool, bool]]]] = [
 
 
 @pytest.fixture(scope="module")
-def score(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def score() -> Any:
     """lm-eval's scorer, with a sentence splitter of ours that knows one abbreviation."""
-    folder = tmp_path_factory.mktemp("nltk")
-    english = folder / "tokenizers" / "punkt_tab" / "english"
-    english.mkdir(parents=True)
-    for name in ("collocations.tab", "sent_starters.txt", "ortho_context.tab"):
-        (english / name).write_text("")
-    (english / "abbrev_types.txt").write_text("dr")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nltk.data, "path", [str(folder)])
+        patch.setattr(nltk.data, "path", [str(SPLITTER)])
         from lm_eval.tasks.ifeval.utils import process_results
 
         yield process_results

@@ -262,16 +262,11 @@ def failure_of(code: str) -> str:
 
 
 @pytest.mark.full
-def test_16_ifeval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_16_ifeval(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of its instructions, one of which splits sentences with nltk's files: four of our own, that know one abbreviation."""
     for package in ("langdetect", "immutabledict", "nltk"):
         requires(package)
-    english = tmp_path / "nltk_data" / "tokenizers" / "punkt_tab" / "english"
-    english.mkdir(parents=True)
-    for name in ("collocations.tab", "sent_starters.txt", "ortho_context.tab"):
-        (english / name).write_text("")
-    (english / "abbrev_types.txt").write_text("dr")
-    monkeypatch.setenv("DLM_EVAL_DATA", str(tmp_path))
+    monkeypatch.setenv("DLM_EVAL_DATA", str(ROOT / "tests" / "suite_data"))
     assert not failure_of(
         "from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT as known\n"
         "    task = known['punctuation:no_comma']('x')\n"

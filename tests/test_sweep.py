@@ -326,6 +326,14 @@ WRONG = {
     ],
     "two wordings": ["--tasks", "t_write", "--decode", "steps=2", "--sweep", "templates"],
     "--tasks is empty": ["--decode", "steps=2"],
+    "n_samples.*'0'": [
+        "--tasks",
+        "unconditional",
+        "--decode",
+        "steps=2",
+        "--metadata",
+        "judge=asset:tiny-ar,n_samples=0",
+    ],
 }
 
 

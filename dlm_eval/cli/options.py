@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlm_eval.errors import UserError
+from dlm_eval.harness.lm_eval_patches import Pairs
 
 PAIRS = {"nargs": "+", "metavar": "k=v,..."}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -21,6 +22,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
                                              "$DLM_EVAL_DATA)"},
     "--include_path": {"metavar": "DIR", "help": "further folder of task YAMLs"},
     "--num_fewshot": {"type": int, "metavar": "N", "help": "few-shot examples of each prompt"},
+    "--metadata": {
+        **PAIRS, "action": Pairs, "help": "settings that tasks read, as in `run` (judge=..., ...)"},
     "--repeats": {
         "type": int, "metavar": "N",
         "help": "answers to each document of a task that generates text; the metric is their mean, and"

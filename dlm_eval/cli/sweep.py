@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 # Options that have the same meaning in `run` and are passed to it.
 PASSED = (
     "model", "model_args", "limit", "num_fewshot", "batch_size", "device", "devices", "seed", "data_dir", "include_path", "apply_chat_template",
-    "system_instruction", "confirm_run_unsafe_code", "unsandboxed", "sandbox", "output_path", "verbosity", "resume",
+    "system_instruction", "metadata", "confirm_run_unsafe_code", "unsandboxed", "sandbox", "output_path", "verbosity", "resume",
 )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--limit", help="documents of each task, or a share of them below 1")
     add_options(
         parser, *("--num_fewshot", "--batch_size", "--device", "--devices", "--seed", "--data_dir", "--include_path"),
-        *("--confirm_run_unsafe_code", "--unsandboxed", "--sandbox", "--no_resume"),
+        *("--metadata", "--confirm_run_unsafe_code", "--unsandboxed", "--sandbox", "--no_resume"),
     )  # fmt: skip
     parser.add_argument("--apply_chat_template", nargs="?", const=True, default=False)
     parser.add_argument("--system_instruction")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.cli.options import add_options
-from dlm_eval.harness.lm_eval_patches import Pairs
 from dlm_eval.output import one_line, table
 
 if TYPE_CHECKING:
@@ -23,14 +22,7 @@ def add_parser(subparsers: Any) -> None:
         "validate", help="check that tasks or suites, their data and their prompts can be built"
     )
     parser.add_argument("tasks", nargs="+", help="tasks, or suites (`dlm-eval ls suites`)")
-    add_options(parser, "--include_path", "--data_dir", "--num_fewshot", "--seed")
-    parser.add_argument(
-        "--metadata",
-        metavar="k=v",
-        nargs="+",
-        action=Pairs,
-        help="metadata for the tasks, as in `run`",
-    )
+    add_options(parser, "--include_path", "--data_dir", "--num_fewshot", "--seed", "--metadata")
     parser.set_defaults(main=main)
 
 

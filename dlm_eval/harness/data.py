@@ -19,7 +19,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Library:
     data_dir: Path | None
     original: Callable[..., Any]
     active: bool = True
+    _caches: dict[Path, Path] = field(default_factory=dict)
 
     def load(self, path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
         """Returns the dataset (``datasets.load_dataset``) from the first source that has it."""
@@ -71,11 +72,14 @@ class Library:
         # The library identifies a folder's cached rows only by the folder's name and its card. For
         # a changed file, or another folder with this name, it would silently return the old rows.
         # Each state of a folder therefore has its own cache.
-        import datasets
+        if folder not in self._caches:  # a group may have many tasks with one folder
+            import datasets
 
-        _check_json(sorted(folder.rglob("*")))
-        cache = Path(datasets.config.HF_DATASETS_CACHE) / "dlm_eval" / _state(folder)
-        return self.original(str(folder), name, *args, **{"cache_dir": str(cache), **options})
+            _check_json(sorted(folder.rglob("*")))
+            home = Path(datasets.config.HF_DATASETS_CACHE)
+            self._caches[folder] = home / "dlm_eval" / folder_state(folder)
+        cache = str(self._caches[folder])
+        return self.original(str(folder), name, *args, **{"cache_dir": cache, **options})
 
     def _from_hub(
         self, path: str, name: str | None, reason: str, *args: Any, **options: Any
@@ -213,7 +217,7 @@ def data_folder(data_dir: str | Path | None) -> Path | None:
     return folder.resolve()
 
 
-def _state(folder: Path) -> str:
+def folder_state(folder: Path) -> str:
     """Returns a digest of a folder's path and of the names, sizes and times of its files."""
     state = hashlib.sha256(str(folder.resolve()).encode())
     for file in sorted(folder.rglob("*")):

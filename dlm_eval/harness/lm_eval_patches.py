@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 import json
 import logging
@@ -320,11 +321,36 @@ def local_first(data_dir: str | Path | None = None) -> Iterator[None]:
 
     library = Library(data_folder(data_dir), datasets.load_dataset)
     try:
-        with replaced(datasets, "load_dataset", library.load), progress_bars(False):
+        with (
+            replaced(datasets, "load_dataset", library.load),
+            progress_bars(False),
+            cards_read_once(),
+        ):
             yield
     finally:
         # Our function, if a task module still refers to it, now calls the original one.
         library.active = False
+
+
+@contextmanager
+def cards_read_once() -> Iterator[None]:
+    """Parses the card (README.md) of a local dataset once.
+
+    Upstream: `datasets.load_dataset` parses it, in Python, for every configuration: 57 times for
+    MMLU's subjects, which took most of the time in which their tasks load.
+    """
+    import datasets.load
+
+    original = datasets.load.DatasetCard
+
+    class Card(original):  # type: ignore[misc, valid-type]
+        @classmethod
+        def load(cls, path: Any, *args: Any, **options: Any) -> Any:
+            return copy.deepcopy(read(path, *args, **options))  # a caller may change it
+
+    read = functools.cache(original.load)
+    with replaced(datasets.load, "DatasetCard", Card):
+        yield
 
 
 @contextmanager

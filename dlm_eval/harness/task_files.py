@@ -8,6 +8,7 @@ loading tasks or data.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -61,6 +62,12 @@ def check_folder(root: Path) -> None:
     included = {included for path in files for included in _includes(path)}
     for path in files:
         check_file(path, template=path.name.startswith("_") or path.resolve() in included)
+
+
+@functools.cache
+def check_once(root: Path, state: str) -> None:
+    """`check_folder` of a folder whose files are in this state (`folder_state`), once in a process."""
+    check_folder(root)
 
 
 def check_file(path: Path, template: bool = False) -> dict[str, Any]:

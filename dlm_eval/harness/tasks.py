@@ -17,11 +17,17 @@ from lm_eval.api.task import ConfigurableTask
 
 from dlm_eval.errors import UserError, nearest
 from dlm_eval.harness import lm_eval_patches as patches
-from dlm_eval.harness.data import Seeds
+from dlm_eval.harness.data import Seeds, folder_state
 from dlm_eval.harness.requirements import check_packages, missing_package
 from dlm_eval.harness.run_settings import DEFAULT_SEEDS
 from dlm_eval.harness.sample_errors import reason_of, task_code
-from dlm_eval.harness.task_files import check_config, check_file, check_folder, include_folders
+from dlm_eval.harness.task_files import (
+    check_config,
+    check_file,
+    check_folder,
+    check_once,
+    include_folders,
+)
 from dlm_eval.packaged import task_configs_dir, task_folders
 from dlm_eval.printable import counted
 
@@ -61,9 +67,12 @@ def load_tasks(
         UserError: an unknown name, an invalid YAML, an unavailable dataset, or a duplicate task.
     """
     given = include_folders(include_path)
-    roots = [*task_folders(), *given]
-    for root in roots:
+    ours = task_folders()
+    for root in ours:
+        check_once(root, folder_state(root))
+    for root in given:
         check_folder(root)
+    roots = [*ours, *given]
     with patches.quiet_index(), patches.no_default_length(), patches.local_first(data_dir):
         with patches.quick_index():
             manager, found = _find(_split(names), roots, dict(metadata or {}))

@@ -95,6 +95,8 @@ def silent_bar(bar: type[Any]) -> type[Any]:
     """Returns a class of progress bars that are not shown."""
 
     class Silent(bar):  # type: ignore[misc]
+        monitor_interval = 0  # otherwise each such class starts a thread, which never ends
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "disable": True})
 
