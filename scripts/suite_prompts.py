@@ -1,6 +1,6 @@
 """Writes tests/suite_truth/prompts.json: the prompts of the first documents of every suite's entries.
 
-    python scripts/suite_prompts.py [SUITE ...]      (default: all; others keep their lines)
+    python scripts/suite_prompts.py [SUITE | SUITE:ENTRY,... ...]   (default: all; others keep their lines)
 
 Of real documents only length and sha256 are stored, since their texts must not be in the
 repository; of ours the text. Real documents are read from $DLM_EVAL_SHARED/data (default:
@@ -112,11 +112,13 @@ def main(names: list[str]) -> None:
 
 
 def entries(names: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yields (suite, entry) of suites by name."""
+    """Yields (suite, entry) of suites by name, or of some of their entries (`suite:entry,entry`)."""
     from dlm_eval.harness.suites import load_suite
 
-    for name in names:
-        for entry in load_suite(name).entries:
+    for wanted in names:
+        name, _, only = wanted.partition(":")
+        suite = load_suite(name)
+        for entry in (suite.only(only.split(",")) if only else suite).entries:
             yield name, entry
 
 

@@ -469,8 +469,8 @@ def test_no_deviation_of_a_trial_or_from_another_protocol(tmp_path):
     found = board(LAMBADA, tmp_path / "shots", published="yes")
     cell = next(row for row in found.rows if row.kind == MEASURED).cells["LAMBADA"]
     assert cell.deviation is None and cell.marks == ("shots=3, published 0",)
-    _lambada(tmp_path / "other", 0.5, checkpoint="gpt2")
-    entry = "rows: [{label: GPT2, match: {checkpoint: gpt2}, published: {model: GPT2-S}}]"
+    _lambada(tmp_path / "other", 0.5, checkpoint="sedd-small")
+    entry = "rows: [{label: SEDD, match: {checkpoint: sedd-small}, published: {model: SEDD-S}}]"
     found = board(LAMBADA + entry, tmp_path / "other", published="yes")
     cell = next(row for row in found.rows if row.kind == MEASURED).cells["LAMBADA"]
     assert cell.published.protocol == "other" and cell.deviation is None

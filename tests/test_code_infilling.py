@@ -233,6 +233,15 @@ def test_nothing_runs_unless_asked_for(own_problems, monkeypatch):
     evaluator.evaluate(Writer(canonical), task_dict=loaded, confirm_run_unsafe_code=True)
 
 
+def test_no_token_stands_before_the_prefix(own_problems):
+    """As in DiffuLLaMA's scripts, which encode without special tokens; the other form leaves it to the model."""
+    for name, wanted in (("oracle", "none"), ("fixed", "model")):
+        task = f"humaneval_infilling_single_line_{name}_length"
+        loaded = load_tasks([task], data_dir=own_problems)["tasks"][task]
+        loaded.build_all_requests(limit=1, rank=0, world_size=1)
+        assert loaded.instances[0].args[1]["hole"].special_tokens == wanted
+
+
 # -- the real problems -----------------------------------------------------------------------------
 
 

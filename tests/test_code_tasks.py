@@ -6,6 +6,7 @@ import functools
 import json
 import random
 
+import datasets
 import pytest
 import stock_code_data as data
 from stock_code_truth import changed, entry_of, scores
@@ -14,13 +15,14 @@ from dlm_eval.harness.code_scan import package_root
 from dlm_eval.harness.code_tasks import ways
 from dlm_eval.harness.run import evaluate
 from dlm_eval.harness.tasks import load_tasks
-from dlm_eval.metrics.code import METRIC
+from dlm_eval.metrics.code import METRIC, pass_at_1
 from dlm_eval.metrics.code_answers import (
     continued,
     fenced,
     longest_valid,
     longest_valid_completions,
     needed,
+    plus_documents,
 )
 
 HUMANEVAL = (
@@ -97,6 +99,28 @@ def test_mbpp_plus_runs_the_tests_of_evalplus(tasks):
         answer = written(name, data.MBPP_PLUS, lax)
         assert scores(name, tasks[name], [data.MBPP_PLUS], [answer]) == [0.0]
     assert scores("mbpp", tasks["mbpp"], [data.MBPP], [lax]) == [1.0]
+
+
+MATCHES = """
+def assertion(out, exp, atol):
+    if isinstance(out, bool):
+        exact_match = out == exp
+    else:
+        exact_match = exp == (out is not None)
+
+for inp, exp in zip([["ab"], ["cd"]], [True, False]):
+    assertion(starts(*inp), exp, 0)
+"""
+
+
+def test_tests_of_mbpp_plus_that_assert_nothing_can_fail():
+    """Three of its problems have tests of this form; EvalPlus's own judge fails the wrong program."""
+    (doc,) = plus_documents(datasets.Dataset.from_list([{"test": MATCHES}]))
+    right = "import re\ndef starts(text):\n    return re.match('a', text)"
+    wrong = right.replace("'a'", "'b'")
+    for tests, verdicts in ((MATCHES, [1.0, 1.0]), (doc["test"], [1.0, 0.0])):
+        assert [pass_at_1([tests], [program]) for program in (right, wrong)] == verdicts
+    assert list(plus_documents(datasets.Dataset.from_list([doc]))) == [doc]
 
 
 @pytest.mark.parametrize("name", ["mbpp", "mbpp_instruct", "mbpp_plus", "mbpp_plus_instruct"])

@@ -1,14 +1,22 @@
 """Scores of the benchmarks' own scripts, recorded by running them on answers that we wrote.
 
 TriviaQA: evaluation/triviaqa_evaluation.py of mandarjoshi90/triviaqa at ca43b582. SQuAD v1.1:
-metrics/squad/compute_score.py of huggingface/evaluate at a7dd3383, the official script.
+metrics/squad/compute_score.py of huggingface/evaluate at a7dd3383, the official script. SQuAD 2.0:
+metrics/squad_v2/compute_score.py there.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from dlm_eval.metrics.text import squad_results, token_f1, trivia_normalize, trivia_results
+from dlm_eval.metrics.text import (
+    squad_results,
+    squad_v2_answers,
+    squad_v2_results,
+    token_f1,
+    trivia_normalize,
+    trivia_results,
+)
 
 TRIVIA_ALIASES = {
     "mill": ["The Old_Mill (Varn)", "Varn’s Mill"],
@@ -100,6 +108,31 @@ def test_squad() -> None:
     for name, answer, exact, f1 in SQUAD:
         scores = squad_results({"answers": {"text": SQUAD_ANSWERS[name]}}, [answer])
         assert scores == {"f1": pytest.approx(f1, abs=1e-6), "exact_match": exact}, (name, answer)
+
+
+SQUAD_2 = [  # answers, written, exact match, F1
+    (["The mill", "old mill"], "mill", 1, 1),
+    (["The mill", "old mill"], "the old stone mill", 0, 0.8),
+    (["The mill", "old mill"], "", 0, 0),
+    (["The", "mill"], "", 0, 0),  # an answer without words does not count ...
+    (["The"], "", 1, 1),  # ... unless there is no other
+    ([], "", 1, 1),
+    ([], "the", 1, 1),
+    ([], "...", 1, 1),
+    ([], "mill", 0, 0),
+    ([], "unanswerable", 0, 0),
+]
+
+
+def test_squad_2() -> None:
+    for answers, written, exact, f1 in SQUAD_2:
+        kind = "HasAns" if answers else "NoAns"
+        wanted = {"exact": exact, "f1": pytest.approx(f1, abs=1e-6)}
+        wanted |= {f"{kind}_{name}": value for name, value in wanted.items()}
+        found = squad_v2_results({"answers": {"text": answers}}, [written])
+        assert found == wanted, (answers, written)
+    said = [["Unanswerable."], [" the unanswerable\t"], ["unanswerable question"], ["mill"]]
+    assert squad_v2_answers(said, [{}] * 4) == [[""], [""], ["unanswerable question"], ["mill"]]
 
 
 def test_the_tables_tell_the_rules_apart() -> None:

@@ -125,6 +125,50 @@ def test_a_solution_without_a_box_is_an_error() -> None:
         om.results({"solution": "five"}, ["5"])
 
 
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("So it is \\boxed{1250}.", 1),
+        ("\\boxed{1,250}", 1),
+        ("\\boxed{1250 \\text{ dollars}}", 1),
+        ("\\boxed{\\$1250}", 1),
+        ("\\boxed{1250.00}", 1),
+        ("\\boxed{1250\\%}", 1),
+        ("The answer is x=1250.", 1),
+        ("We get 1250", 0),
+        ("1250 dollars. Fine", 1),
+        ("\\boxed{1251}", 0),
+        ("answer is: 1,250", 1),
+        ("\\boxed{-1250}", 0),
+    ],
+)
+def test_gsm8k_compared_as_math(text: str, right: int) -> None:
+    """Verdicts of OpenCompass in the copy of SDAR's authors (JetAstra/SDAR c2041a8)."""
+    assert om.number_results({"answer": "#### 1,250"}, [om.answer(text)]) == {"exact_match": right}
+
+
+def test_math_verify_as_opencompass_calls_it() -> None:
+    """Verdicts of its MATHVerifyEvaluator in the copy of SDAR's authors."""
+    pytest.importorskip("math_verify")
+    half = "\\frac{1}{2}"
+    for text, right, verdict in [
+        (f"It is $\\boxed{{{half}}}$.", half, 1),
+        ("It is $\\boxed{0.5}$.", half, 1),
+        ("\\boxed{2x+x}", "3x", 1),
+        ("The answer is $7$.", "7", 1),
+        ("The answer is 7.", "7", 0),  # lm-eval's call finds it
+        ("So $x = 7$ fits", "7", 0),
+        ("\\boxed{8} and \\boxed{7}", "7", 0),  # the first box counts
+        ("\\boxed{(2,1)}", "(1,2)", 0),
+        ("\\boxed{7 \\text{ cm}}", "7", 1),
+        ("\\boxed{\\text{Monday}}", "\\text{Monday}", 1),
+        ("nothing", "7", 0),
+        ("7", "7", 0),
+    ]:
+        doc = {"solution": f"Plainly $\\boxed{{{right}}}$."}
+        assert om.verified_results(doc, [text]) == {"math_verify": verdict}, text
+
+
 def test_documents() -> None:
     choices = {"text": list("wxyz"), "label": list("1234")}
     three = {"text": list("wxy"), "label": list("ABC")}

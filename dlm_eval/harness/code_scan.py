@@ -318,6 +318,8 @@ ROWS = (
                                                           "parse_expr; " + _LATEX)
         for file in _LATEX_FILES[:2]
     ),
+    Row("metrics/opencompass_math.py", "verified", "math_verify.*", _H, _LATEX),
+    Row("metrics/opencompass_math.py", "verified", "latex2sympy2*", _H, _LATEX),
     Row("tasks/acpbench/*", "*", "kstar_planner.*", _H, _PLANNER),
     Row("tasks/acpbench/*", "*", "tarski.*", _H, _PLANNER),
     Row("tasks/acpbench/*", "*", "pddl.*", _H, _PLANNER),

@@ -134,6 +134,27 @@ def _parsed(code: str) -> ast.Module | None:
         return None
 
 
+# -- documents -------------------------------------------------------------------------------------
+
+_UNUSED_VERDICT = "exact_match = exp == (out is not None)"
+
+
+def plus_documents(docs: Any) -> Any:
+    """Returns MBPP+'s documents with tests that can fail; a `process_docs` of task YAMLs.
+
+    For functions that may return a match object (`check_str`, `text_match_three`,
+    `text_starta_endb`) the tests of the column `test` compute whether the answer is right, and do
+    not assert it. EvalPlus's own judge does.
+    """
+    return docs.map(lambda doc: {"test": _asserted(doc["test"])})
+
+
+def _asserted(tests: str) -> str:
+    if "assert exact_match" in tests:
+        return tests
+    return tests.replace(_UNUSED_VERDICT, f"{_UNUSED_VERDICT}\n    assert exact_match")
+
+
 # -- filters ---------------------------------------------------------------------------------------
 
 

@@ -195,6 +195,28 @@ def _same(read: Callable[[str], str], written: str, right: str) -> bool:
         return False
 
 
+def verified(written: str, right: str) -> bool:
+    """Returns whether math-verify finds the answer of a solution equal to `right`, as OpenCompass
+    calls it (`MATHVerifyEvaluator` in the copy that SDAR's authors evaluate with, JetAstra/SDAR
+    c2041a8). Boxed LaTeX is tried first, then other LaTeX; bare numbers are not read.
+    """
+    # imported here, since the package may be missing (extra math)
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    gold = parse(f"${right}$", extraction_mode="first_match")
+    if not gold:
+        return False
+    lenient = NormalizationConfig(
+        basic_latex=True, units=True, malformed_operators=False, nits=False, boxed="all"
+    )
+    reading = LatexExtractionConfig(
+        boxed_match_priority=0, normalization_config=lenient, try_extract_without_anchor=False
+    )
+    found = parse(written, extraction_config=[reading], extraction_mode="first_match")
+    return bool(verify(found, gold))
+
+
 def answers(resps: Answers, docs: Docs) -> list[list[str]]:
     """Returns the answer in each solution; a filter of task YAMLs."""
     return [[answer(text) for text in texts] for texts, _ in zip(resps, docs, strict=True)]
@@ -206,7 +228,26 @@ def results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     Raises:
         ValueError: The solution has none.
     """
-    right = boxed(doc["solution"])
-    if right is None:
-        raise ValueError("the document's solution has no boxed answer")
+    return {"exact_match": float(equal(results[0], _boxed_of(doc)))}
+
+
+def verified_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Returns whether math-verify finds the answer of a solution equal to the boxed one of MATH's.
+
+    Raises:
+        ValueError: MATH's solution has none.
+    """
+    return {"math_verify": float(verified(results[0], _boxed_of(doc)))}
+
+
+def number_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Returns whether an answer equals GSM8K's, compared as MATH's are (SDAR's configuration)."""
+    right = doc["answer"].split("#### ")[1].replace(",", "")
     return {"exact_match": float(equal(results[0], right))}
+
+
+def _boxed_of(doc: Mapping[str, Any]) -> str:
+    found = boxed(doc["solution"])
+    if found is None:
+        raise ValueError("the document's solution has no boxed answer")
+    return found

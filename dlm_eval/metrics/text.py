@@ -27,7 +27,7 @@ import functools
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -133,6 +133,32 @@ def squad_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, floa
         "f1": max(token_f1(results[0], answer) for answer in answers),
         "exact_match": float(max(compute_exact(answer, results[0]) for answer in answers)),
     }
+
+
+NO_ANSWER = "unanswerable"
+
+
+def squad_v2_answers(
+    resps: Iterable[Sequence[str]], docs: Iterable[dict[str, Any]]
+) -> list[list[str]]:
+    """Returns each answer; "" for one that says that there is none. A filter of task YAMLs."""
+    return [["" if normalize(text) == NO_ANSWER else text for text in texts] for texts in resps]
+
+
+def squad_v2_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Returns exact match and F1 of SQuAD 2.0's script, each from 0 to 1 with the best answer.
+
+    A question without an answer wants the empty text. Besides the figures of all questions
+    (``exact``, ``f1``) a document has those of its kind only: ``HasAns_*`` or ``NoAns_*``.
+    """
+    given = doc["answers"]["text"]
+    wanted = [answer for answer in given if normalize(answer)] or [""]
+    scores = {
+        "exact": float(max(compute_exact(answer, results[0]) for answer in wanted)),
+        "f1": max(compute_f1(answer, results[0]) for answer in wanted),
+    }
+    kind = "HasAns" if given else "NoAns"
+    return scores | {f"{kind}_{name}": score for name, score in scores.items()}
 
 
 def last_integer_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
