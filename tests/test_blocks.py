@@ -227,5 +227,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     refused("special_tokens 'all' is not known.*bos_and_eos, none")
     write(tmp_path, target='"{{text}}"')
     refused("doc_to_target '{{text}}' is not allowed for a BlockTask")
+    write(tmp_path, eos_after_text="yes")
+    refused("eos_after_text 'yes' is not allowed; it must be true or false")
     write(tmp_path, lenght=3)
     refused("blocks key 'lenght' is not known; did you mean 'length'")

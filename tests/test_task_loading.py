@@ -74,8 +74,11 @@ def test_our_names_need_no_full_index(no_full_index, own_data):
     assert names(specs, data_dir=own_data) == [
         "gsm8k",
         "gsm8k_chat",
+        "lambada_bd3lm",
         "lambada_diffullama",
+        "lambada_mdlm",
         "lambada_openai",
+        "lambada_sedd",
     ]
 
 

@@ -41,6 +41,11 @@ from dlm_eval.models.denoiser import Denoiser, read_ahead
 SpecialTokens = Literal["bos_and_eos", "none"]
 FirstToken = Literal["scored", "given"]
 ALLOWED = {"special_tokens": get_args(SpecialTokens), "first_token": get_args(FirstToken)}
+KINDS = {
+    "length": (int, "a whole number"),
+    "rows": (int, "a whole number"),
+    "eos_after_text": (bool, "true or false"),
+}
 LENGTH = "block_length"  # name of the length in --metadata
 
 
@@ -82,6 +87,11 @@ class BlockSpec:
             if key in ALLOWED and value not in ALLOWED[key]:
                 raise unknown_name_error(
                     f"task '{task}': metadata.blocks {key}", str(value), ALLOWED[key]
+                )
+            if key not in ALLOWED and type(value) is not KINDS[key][0]:
+                raise UserError(
+                    f"task '{task}': metadata.blocks {key} '{value}' is not allowed; it must be"
+                    f" {KINDS[key][1]}"
                 )
         spec = cls(**values)
         if LENGTH in known:

@@ -114,14 +114,20 @@ def _bounds(results: Mapping[str, Any]) -> list[str]:
     found = results["dlm_eval"].get("perplexity_bounds", {})
     return [
         one_line(
-            f"{name}: the {metric} of the model's random orders is "
-            + (f"from {_number(low)} " if low else "")
-            + ("" if high is None else f"{'to' if low else 'at most'} {_number(high)} ")
-            + "(95 %, docs/likelihood.md)"
+            f"{name}: {metric} of the model's own sampler (random orders): {_between(low, high)}"
+            " (95 %, docs/likelihood.md)"
         )
         for name, own in found.items()
         for metric, (low, high) in own.items()
     ]
+
+
+def _between(low: float, high: float | None) -> str:
+    if high is None:
+        return f"at least {_number(low)}"
+    if low == high:
+        return _number(low)
+    return f"{_number(low)} to {_number(high)}" if low else f"at most {_number(high)}"
 
 
 def _interval(results: Mapping[str, Any], kind: str, name: str, metric: str) -> str:
