@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,8 @@ def read_answers(path: str) -> list[RecordedAnswer]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"answers '{path}' cannot be read: {reason}") from error
+    except (EOFError, zlib.error, ValueError) as error:  # a cut or broken gzip; a NUL in the path
+        raise UserError(f"answers '{path}' cannot be read: {error}") from error
     if not objects:
         raise UserError(f"answers '{path}' has no answers")
     return [RecordedAnswer(fields, path, number) for number, fields in enumerate(objects)]

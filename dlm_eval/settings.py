@@ -229,6 +229,9 @@ def describe(options: tuple[Any, ...]) -> str:
     for option in options:
         if typing.get_origin(option) is typing.Literal:
             described.append("one of " + ", ".join(map(str, typing.get_args(option))))
+        elif typing.get_origin(option) is tuple:
+            item = typing.get_args(option)[0]
+            described.append(f"a list, each {words.get(item, str(item))}")
         else:
             described.append(words.get(option, str(option)))
     return " or ".join(described)

@@ -12,6 +12,7 @@ import yaml
 
 from dlm_eval.errors import UserError
 
+MOST_BYTES = 1 << 20  # of a file, which takes half a minute to read
 DEEPEST = 100  # maximum depth of nested lists and mappings
 MOST_VALUES = 1_000_000  # if all aliases are written out
 
@@ -42,11 +43,15 @@ def read_yaml_text(path: str | Path, what: str) -> str:
         what: name of the file in an error.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8, is broken, is nested too deeply, has
-            aliases that stand for too many values, or has a duplicate key.
+        UserError: the file cannot be read, is too large, is not UTF-8, is broken, is nested too
+            deeply, has aliases that stand for too many values, or has a duplicate key.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{what} has more than {MOST_BYTES >> 20} MiB")
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise UserError(
             f"{what} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x})"

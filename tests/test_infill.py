@@ -5,7 +5,7 @@ import json
 import pytest
 from lm_eval.api.task import ConfigurableTask
 
-from dlm_eval.errors import UserError
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.infill import InfillSpec, InfillTask
 from dlm_eval.harness.requests import Hole, Length
 
@@ -73,6 +73,10 @@ def test_hole_of_a_document(infill, hole):
         ({"length": "oracle", "reference": "a", "measure": "inplace"}, ["'inplace'", "'in_place'"]),
         ({"length": 3, "special_tokens": "nonne"}, ["'nonne'", "'none'"]),
         ({"suffix": "x"}, ["'length'"]),
+        ({"length": 2, "suffix": 5}, ["suffix '5'", "template"]),
+        ({"length": "oracle", "reference": ["a"]}, ["reference '['a']'", "a column"]),
+        ({"length": 2, "between": []}, ["between '[]'", "a column"]),
+        ({"length": 2, "between": 3}, ["between '3'", "!function"]),
     ],
 )
 def test_wrong_settings_are_told(infill, words):
@@ -89,6 +93,21 @@ def test_a_task_without_settings_is_told():
 def test_a_column_that_is_not_there_is_told():
     with pytest.raises(UserError, match="'nmaes' is not a column of the document: a, b, n"):
         spec(length="oracle", reference="nmaes").hole("t", DOC)
+
+
+@pytest.mark.parametrize("value", [7, None, ["a", None], [1, 2], {"a": "b"}])
+@pytest.mark.parametrize("setting", ["reference", "between"])
+def test_what_is_no_text_costs_its_document(setting, value):
+    one = spec(**{"length": 2, setting: "column"})
+    with pytest.raises(SampleError, match=f"{setting} is .* a text or a list of texts"):
+        one.hole("t", {"column": value})
+
+
+@pytest.mark.parametrize("wrong", [{"suffix": "{{"}, {"suffix": "{{a.b.c}}"}, {"between": "m2"}])
+def test_a_wrong_first_document_is_the_tasks_fault(tmp_path, wrong):
+    with pytest.raises(UserError) as error:
+        InfillTask(config=config(tmp_path, length=2, **wrong))
+    assert "\n" not in str(error.value)
 
 
 def test_requests_carry_the_hole_of_their_document(tmp_path):

@@ -215,6 +215,13 @@ def test_a_beams_rank_leaves_special_tokens_out() -> None:
     assert mean_logprob(filling) == pytest.approx((math.log(0.5) + math.log(0.9)) / 3)
 
 
+def test_an_empty_text_is_never_the_most_probable() -> None:
+    """It has no token that could be unlikely: its mean was 0, above that of every text."""
+    empty = Filling((2, 2, -1), 1, 1, confidence=(0.3, 0.2, float("nan")))
+    assert mean_logprob(empty, {-1, 2}) == -math.inf
+    assert mean_logprob(empty) == pytest.approx((math.log(0.3) + math.log(0.2)) / 2)
+
+
 def test_a_length_that_cannot_be_predicted_is_refused(tmp_path: Path) -> None:
     folder, _, _ = written(tmp_path / "m", length=False)
     loaded = load_model("diffusionllm", pretrained=folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ def test_countdown_uses_every_number_once(answer: str, right: int) -> None:
     assert planning.countdown_results({"input": "15,44,79,50"}, [answer])["exact_match"] == right
 
 
+@pytest.mark.parametrize("result", ["0" * 1_000_000 + "2", "2." + "0" * 1_000_000])
+def test_a_number_of_a_megabyte_is_read_once(result: str) -> None:
+    begun = time.process_time()
+    assert planning.countdown_results({"input": "1,1,2"}, ["1+1=" + result])["exact_match"] == 0
+    assert time.process_time() - begun < 5
+
+
 # -- trip planning ---------------------------------------------------------------------------------
 
 TRIP = {"cities": "Tallinn**Porto**Split", "durations": "4**3**5"}
@@ -55,6 +63,31 @@ PLAN = """Here is the plan for visiting the 3 European cities for 10 days:
 **Day 4-6:** Visit Porto for 3 days.
 **Day 6:** Fly from Porto to Split.
 **Day 6-10:** Visit Split for 5 days."""
+
+
+@pytest.mark.parametrize(
+    ("line", "flight"),
+    [
+        ("**Day 4:** Fly from Oslo to Rome", (4, "Oslo", "Rome")),
+        ("Day 4 and Day 5: from A to B, from C to D", (5, "C", "D")),
+        ("Day 4: from A to from B to C", (4, "B", "C")),  # the last that begins
+        ("Day 4: from A to B, Day 6", (4, "A", "B")),
+        ("from A to B on Day 4", None),
+        ("Day 4: from to B", None),
+    ],
+)
+def test_a_flight_is_the_last_of_its_line(line: str, flight: tuple[int, str, str] | None) -> None:
+    """The verdicts are those of the authors' pattern `.*Day (\\d+).*from (\\w+) to (\\w+)`."""
+    assert planning.trip_plan(f"4-9\n{line}") == ([] if flight is None else [
+        (flight[1], flight[0]), (flight[2], 9 - flight[0] + 1),
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["1" * 1999, "Day " + "1" * 1900, "Day 1" * 190 + " from a" * 140])
+def test_a_megabyte_of_a_plan_is_read_in_seconds(line: str) -> None:
+    begun = time.process_time()
+    assert planning.trip_plan(f"{line}\n" * 500) == []
+    assert time.process_time() - begun < 5
 
 
 def test_a_trip_is_its_cities_in_order_with_their_days() -> None:
@@ -155,6 +188,34 @@ def test_holes_stand_between_the_givens() -> None:
         flags += [True] + [False] * len(part)
     assert (list(canvas.tokens), list(canvas.open)) == (expected, flags)
     assert hole.joined(["1", "1", "2", "3", "1"]) + hole.suffix == PUZZLE["output"]
+
+
+HOLES = """
+task: holes
+class: !function dlm_eval.harness.infill.InfillTask
+dataset_path: json
+dataset_kwargs: {data_files: {test: docs.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "a = "
+doc_to_target: "1"
+generation_kwargs: {until: []}
+metric_list: [{metric: exact_match}]
+metadata: {version: 1, infill: {length: 1, between: gaps}}
+"""
+
+
+def test_documents_with_several_holes_one_hole_and_none_at_all(tmp_path: Path) -> None:
+    """Lengths are for one hole; two that adjoin are two. What is no text costs its own document."""
+    gaps: list[Any] = [["x"], [""], [], None]
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps({"gaps": g}) + "\n" for g in gaps))
+    (tmp_path / "holes.yaml").write_text(HOLES)
+    found = evaluate(
+        "tiny", [str(tmp_path / "holes.yaml")], decode="lengths=[1,3]", verbosity="ERROR"
+    )
+    errors = [sample.get("error", "") for sample in found["samples"]["holes"]]
+    assert ["needs one hole" in error for error in errors] == [True, True, False, False]
+    assert errors[2] == "" and "between is 'None'" in errors[3]
 
 
 def test_wrong_settings_of_several_holes_are_one_line() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,26 @@ def test_countdown_as_d1_scores_it(text: str, right: int) -> None:
 def test_sudoku_as_d1_scores_it(text: str, cells: int) -> None:
     doc = {"question": PUZZLE, "ground_truth": "4321124334122134"}
     assert d1.sudoku_results(doc, [text]) == {"cell_acc": cells / 8}
+
+
+HOSTILE = {
+    "answer tags": "<answer>" * 125_000,
+    "fences": ("<answer>" * 1000 + "```1") * 100,
+    "boxes that do not close": "\\boxed{" * 140_000,
+    "boxes": "\\boxed{.}" * 110_000,
+    "digits": "9" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_megabyte_is_read_once(name: str) -> None:
+    """Each of d1's parsers took minutes for one of these texts."""
+    text = HOSTILE[name]
+    begun = time.process_time()
+    assert d1.gsm8k_answer(text) is None
+    assert d1.countdown_results({"numbers": [1], "target": 1}, [text]) == {"exact_match": 0}
+    d1.sudoku_answer(text)
+    assert time.process_time() - begun < 10
 
 
 @pytest.mark.parametrize(
@@ -300,6 +321,8 @@ def test_a_runs_own_samples_file_gives_its_scores(tmp_path: Path) -> None:
         ("answers={broken},text=mine", "line 2 is not JSON"),
         ("answers={listed},text=mine", "line 1 is no JSON object"),
         ("answers={empty},text=mine", "has no answers"),
+        ("answers={cut},text=mine", "cannot be read: Compressed file ended"),
+        ("answers={bad},text=mine", "cannot be read: Error -3"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -309,6 +332,10 @@ def test_a_mistake_is_one_line(
     (tmp_path / "listed.jsonl").write_text("[1]\n")
     (tmp_path / "empty.jsonl").write_text("\n")
     places = {name: tmp_path / f"{name}.jsonl" for name in ("broken", "listed", "empty")}
+    places |= {name: tmp_path / f"{name}.jsonl.gz" for name in ("cut", "bad")}
+    packed = gzip.compress(b'{"mine": "1"}\n' * 1000)
+    places["cut"].write_bytes(packed[:-20])
+    places["bad"].write_bytes(packed[:15] + b"\xff" * 40)
     given = arguments.format(file=file, **places)
     command = ["--model", "recorded", "--model_args", given, "--tasks", "demo_word_problem"]
     assert main(command) == 2

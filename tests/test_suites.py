@@ -70,6 +70,19 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown protocol": (with_entry(protocol="exact"), "protocol 'exact'.*same"),
     "unknown data": (with_entry(data="mine"), "data 'mine'"),
     "two of a name": ({"entries": [{"entry": "one", "task": "demo_choice"}] * 2}, "'one' is there twice"),
+    "a key that is no text": (with_entry(metadata={5: "five"}), "metadata: key '5'.*text"),
+    "a name with a comma": ({"entries": [{"entry": "a,b", "task": "demo_choice"}]}, "entry 'a,b'.*letters"),
+    "a name as a path": ({"entries": [{"entry": "../a", "task": "demo_choice"}]}, "entry '../a'.*letters"),
+    "a name of a control character": ({"entries": [{"entry": "\x1b[31m", "task": "demo_choice"}]}, "letters"),
+    "no name": ({"entries": [{"entry": "", "task": "demo_choice"}]}, "entry ''.*letters"),
+    "a scale of 0": (with_entry(scale=0), "scale '0'.*above 0"),
+    "a figure that is no number": (with_entry(published={"tiny": float("nan")}, protocol="same"), "'nan'.*finite"),
+    "text for lengths": (with_entry(decode={"lengths": "long"}), "lengths 'long'.*a list"),
+    "two that tell each other's length": (
+        {"entries": [
+            {"entry": "a", "task": "demo_choice", "without_length": "b"},
+            {"entry": "b", "task": "demo_choice", "without_length": "a"},
+        ]}, "'a': without_length 'b'.*tells the length"),
     "out of reach without reason": ({"out_of_reach": [{"benchmark": "Arena"}]}, "reason is missing"),
 }  # fmt: skip
 
@@ -80,6 +93,13 @@ def test_mistakes_are_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_suite(write(tmp_path, **changes))
     assert "\n" not in str(caught.value) and "mini" in str(caught.value)
+
+
+def test_a_file_of_megabytes_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mini.yaml"
+    path.write_text("suite: mini\nabout: " + "x" * (5 << 20))
+    with pytest.raises(UserError, match="more than 1 MiB"):
+        load_suite(str(path))
 
 
 def test_the_name_of_a_suite_is_that_of_its_file(tmp_path: Path) -> None:
@@ -241,7 +261,7 @@ def test_a_suite_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     )
     assert table["code"][5] == "skipped" and table["gone"][5] == "failed"
     assert "gone: task 't_gone': cannot load dataset" in shown
-    assert "overridden for all entries: limit=4" in shown
+    assert "overridden for all entries: --limit 4" in shown
 
     # the journal has every answer: nothing is computed again, and the figures are equal
     assert main([*command, "--verbosity", "ERROR", "--score_only"]) == 1

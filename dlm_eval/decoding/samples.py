@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass, replace
-from math import log
+from math import inf, log
 from typing import TypeVar, cast
 
 import numpy as np
@@ -67,13 +67,17 @@ def best_program(
 
 
 def mean_logprob(filling: Filling, aside: Set[int | None] = frozenset({BLANK})) -> float:
-    """Returns the mean log-probability (nats) of tokens as written, without those in `aside`."""
+    """Returns the mean log-probability (nats) of tokens as written, without those in `aside`.
+
+    A filling without any other token is -inf, so that an empty text never wins by having nothing
+    that could be unlikely.
+    """
     logs = [
         log(max(p, 1e-300))
         for p, token in zip(filling.confidence, filling.tokens, strict=True)
         if token not in aside
     ]
-    return sum(logs) / len(logs) if logs else 0.0
+    return sum(logs) / len(logs) if logs else -inf
 
 
 def _score_row(model: Denoiser, canvas: Canvas, filling: Filling) -> ForwardRow:

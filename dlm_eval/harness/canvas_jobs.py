@@ -206,6 +206,8 @@ class CanvasJobs:
         ask = self._plans.ask(arguments, record.task)
         length = hole_length(self.model, ask.hole, context)
         plan = self._plans.plan(ask, length)
+        if ask.hole.between and plan.job.lengths:  # holes that adjoin look like one to the decoder
+            raise SampleError("decode lengths needs one hole, and this text has several")
         key = digest(record.task, record.doc, request.idx, record.repeat)
         prepared = hole_canvas(self.model, context, length, ask.hole, key, self.options.overlong)
         record.truncated = prepared.truncated

@@ -20,12 +20,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
+from jinja2 import TemplateError
 from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
 
-from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length, SpecialTokens
 from dlm_eval.metrics.samples import find_judge
+from dlm_eval.settings import shown
 
 MEASURES = ("alone", "in_place", "canvas")
 SPECIAL_TOKENS = get_args(SpecialTokens)
@@ -73,6 +75,7 @@ class InfillSpec:
             if key not in allowed:
                 raise unknown_name_error(f"task '{task}': metadata.infill key", key, allowed)
         spec = cls(**{**values, "length": str(values["length"])})
+        _check_sources(task, spec)
         if spec.measure not in MEASURES:
             raise unknown_name_error(
                 f"task '{task}': metadata.infill measure", spec.measure, MEASURES
@@ -97,14 +100,20 @@ class InfillSpec:
         return spec
 
     def hole(self, task: str, doc: dict[str, Any]) -> Hole:
-        """Returns the hole of one document."""
+        """Returns the hole of one document.
+
+        Raises:
+            UserError: a column is missing, or the length is not allowed.
+            SampleError: `reference` or `between` of the document is neither a text nor a list of
+                texts.
+        """
         return Hole(
             _length(task, utils.apply_template(self.length, doc)),
             "" if self.suffix is None else utils.apply_template(self.suffix, doc),
-            () if self.reference is None else tuple(_references(self.reference, doc)),
+            () if self.reference is None else _texts_of("reference", self.reference, doc),
             self.measure,
             self.special_tokens,
-            () if self.between is None else tuple(_references(self.between, doc)),
+            () if self.between is None else _texts_of("between", self.between, doc),
         )
 
     def any_hole(self) -> Hole | None:
@@ -120,8 +129,10 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         self.infill = InfillSpec.from_metadata(settings.get("task", "?"), settings.get("metadata"))
         settings["metadata"] = _printable(settings["metadata"])
         super().__init__(config=settings)
-        # Find a wrong template before a model is loaded.
-        self.infill.hole(self.config.task, self.task_docs[0])
+        try:  # find a wrong template before a model is loaded
+            self.infill.hole(self.config.task, self.task_docs[0])
+        except (SampleError, TemplateError) as error:
+            raise UserError(f"task '{self.config.task}': document 0: {error}") from error
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
         """Returns lm-eval's requests with the hole added to their generation arguments."""
@@ -133,24 +144,46 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         return built
 
 
-def _references(
-    source: str | Callable[[dict[str, Any]], str | list[str]], doc: dict[str, Any]
-) -> list[str]:
+def _check_sources(task: str, spec: InfillSpec) -> None:
+    """Raises UserError if a setting is not of a form that can be looked up in a document."""
+    for name, value in (
+        ("suffix", spec.suffix),
+        ("reference", spec.reference),
+        ("between", spec.between),
+    ):
+        if value is None or isinstance(value, str) or (callable(value) and name != "suffix"):
+            continue
+        allowed = "a template" if name == "suffix" else "a column, a template or a !function"
+        raise UserError(
+            f"task '{task}': metadata.infill {name} '{shown(value)}' is not allowed; it must be "
+            f"{allowed}"
+        )
+
+
+def _texts_of(
+    name: str, source: str | Callable[[dict[str, Any]], str | list[str]], doc: dict[str, Any]
+) -> tuple[str, ...]:
     if callable(source):
         found = source(doc)
     elif "{{" in source:
         found = utils.apply_template(source, doc)
     else:
-        found = _column(source, doc)
-    return [found] if isinstance(found, str) else list(found)
+        found = _column(name, source, doc)
+    if isinstance(found, str):
+        return (found,)
+    if not isinstance(found, (list, tuple)) or not all(isinstance(text, str) for text in found):
+        raise SampleError(
+            f"metadata.infill {name} is '{shown(found)}'; it must be a text or a list of texts"
+        )
+    return tuple(found)
 
 
-def _column(name: str, doc: dict[str, Any]) -> Any:
+def _column(setting: str, name: str, doc: dict[str, Any]) -> Any:
     value: Any = doc
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
             raise UserError(
-                f"metadata.infill reference '{name}' is not a column of the document: "
+                f"metadata.infill {setting} '{name}' is not a column of the document: "
                 f"{', '.join(doc)}"
             )
         value = value[part]

@@ -8,6 +8,8 @@ answers per document, and the figures that the paper prints. `load_suite` reads 
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
+from dlm_eval.options import cast_options
 from dlm_eval.packaged import suite_files
 from dlm_eval.rng import digest
 from dlm_eval.settings import alternatives, cast_value, describe, field_types, literals, shown
@@ -22,6 +25,8 @@ from dlm_eval.yaml_text import read_yaml, read_yaml_text
 
 Protocol = Literal["same", "near", "other"]
 Data = Literal["real", "ours", "hub"]
+# Of an entry: --tasks has commas and globs, and recorded answers have a file of this name.
+NAME = re.compile(r"\w[\w.+-]*")
 
 
 @dataclass(frozen=True)
@@ -237,15 +242,7 @@ def _suite(path: Path) -> Suite:
     entries = tuple(_entry(one, defaults, what) for one in listed)
     if not entries:
         raise UserError(f"{what}: entries is empty; a suite has at least one")
-    names = [entry.entry for entry in entries]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"{what}: entry '{twice}' is there twice; names of entries are unique")
-    for entry in entries:
-        other = entry.without_length
-        if other is not None and other not in set(names) - {entry.entry}:
-            raise unknown_name_error(
-                f"{what}: entry '{entry.entry}': without_length", other, set(names) - {entry.entry}
-            )
+    _check_names(entries, what)
     unreached = []
     for one in _list(values.pop("out_of_reach", []) or [], f"{what}: out_of_reach"):
         row = _mapping(one, f"{what}: out_of_reach")
@@ -267,6 +264,31 @@ def _suite(path: Path) -> Suite:
     )
 
 
+def _check_names(entries: Sequence[Entry], what: str) -> None:
+    """Raises UserError if a name is there twice, or a `without_length` names no entry that asks
+    without telling the length.
+    """
+    named: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.entry in named:
+            raise UserError(
+                f"{what}: entry '{entry.entry}' is there twice; names of entries are unique"
+            )
+        named[entry.entry] = entry
+    for entry in entries:
+        other = entry.without_length
+        if other is None:
+            continue
+        setting = f"{what}: entry '{entry.entry}': without_length"
+        if other not in named or other == entry.entry:
+            raise unknown_name_error(setting, other, set(named) - {entry.entry})
+        if named[other].without_length is not None:
+            raise UserError(
+                f"{setting} '{other}' is not allowed; that entry has a without_length too, so it "
+                "tells the length"
+            )
+
+
 def _entry(content: Any, defaults: Mapping[str, Any], suite: str) -> Entry:
     values = _mapping(content, f"{suite}: an entry")
     what = f"{suite}: entry '{shown(values.get('entry', '?'))}'"
@@ -279,12 +301,18 @@ def _entry(content: Any, defaults: Mapping[str, Any], suite: str) -> Entry:
         "departures": _texts(rest.pop("departures", []), f"{what}: departures"),
     }
     entry = Entry(**_cast(Entry, rest, what), **cast)
+    if not NAME.fullmatch(entry.entry):
+        raise UserError(f"{what} is not allowed; a name is of letters, digits and . _ - +")
+    if entry.scale <= 0:
+        raise UserError(f"{what}: scale '{entry.scale:g}' is not allowed; it must be above 0")
     _check_conditions(entry.conditions, what)
     for name, figure in entry.published.items():
         _check_model(str(name), f"{what}: published")
-        if isinstance(figure, bool) or not isinstance(figure, (int, float)):
+        number = isinstance(figure, (int, float)) and not isinstance(figure, bool)
+        if not number or not math.isfinite(figure):
             raise UserError(
-                f"{what}: published {name} '{shown(figure)}' is not allowed; it must be a number"
+                f"{what}: published {name} '{shown(figure)}' is not allowed; it must be a finite "
+                "number"
             )
     for key, cited in entry.sources.items():
         _text(cited, f"{what}: sources {key}")
@@ -336,12 +364,17 @@ def _check_conditions(conditions: Conditions, what: str) -> None:
         if value is not None and value < least:
             raise UserError(f"{what}: {name} '{value}' is not allowed; it must be {least} or more")
     from dlm_eval.decoding.presets import preset_settings
+    from dlm_eval.decoding.settings import GENERAL, DecodeSettings
     from dlm_eval.harness.decode_config import DecodeOptions
     from dlm_eval.likelihood import parse_estimators
 
     try:
         decode = conditions.decode or {}
         DecodeOptions(decode)
+        general = {
+            k: v for k, v in decode.items() if k in GENERAL and (k, v) != ("steps", "length")
+        }
+        cast_options(DecodeSettings, general, "--decode")
         if decode.get("preset") not in (None, "authors"):
             preset_settings(str(decode["preset"]))
         if conditions.estimator is not None:
@@ -370,8 +403,11 @@ def _check_keys(
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+    if not isinstance(value, Mapping):
         raise UserError(f"{what} '{shown(value)}' is not allowed; it must hold key: value")
+    for key in value:
+        if not isinstance(key, str):
+            raise UserError(f"{what}: key '{shown(key)}' is not allowed; a key is text")
     return dict(value)
 
 

@@ -20,29 +20,29 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.recorded_answers import read_answers
 
-ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 BOXED = re.compile(r"\\boxed{(.*?)}")
 GSM8K_TRUTH = re.compile(r"####\s*\$?([\d,]+(?:\.\d+)?)")
 NUMBER = re.compile(r"-?\d+\.?\d*")
 ARITHMETIC = re.compile(r"[\d+\-*/().\s]+")
 # Anchored at the beginning of a run of such characters: a search in a long run is not quadratic.
 LEFT_SIDE = re.compile(r"(?<![0-9+\-*/() ])([0-9+\-*/() ]+)=[0-9. ]+")
-SUDOKU = tuple(
-    re.compile(pattern, re.DOTALL)
-    for pattern in (
-        r"<answer>.*?```([\d\s]+)```",
-        r"<answer>(.*?)(?:<\|eot_id\|>|<\|endoftext\|>|</answer>)",
-        r"</answer>\s*(.*?)(?:<\|eot_id\|>|<\|endoftext\|>|$)",
-        r"(\d{16})\s*</answer>",
-        r"\b(\d{16})\b",
-    )
+# Of d1's five patterns for Sudoku, those that begin with `<answer>`, without it, and the others. What
+# does not match behind the first tag matches behind no later one, so a text is read once.
+BEHIND_ANSWER = (
+    re.compile(r".*?```([\d\s]+)```", re.DOTALL),
+    re.compile(r"(.*?)(?:<\|eot_id\|>|<\|endoftext\|>|</answer>)", re.DOTALL),
+)
+ANYWHERE = (
+    re.compile(r"</answer>\s*(.*?)(?:<\|eot_id\|>|<\|endoftext\|>|$)", re.DOTALL),
+    re.compile(r"(\d{16})\s*</answer>"),
+    re.compile(r"\b(\d{16})\b"),
 )
 CELLS = 16
 LONGEST = 2000  # characters of an expression
@@ -158,12 +158,25 @@ def gsm8k_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, floa
 
 def gsm8k_answer(text: str) -> float | None:
     """Returns the number in the first `\\boxed` that has one, else the last of the answer tags."""
-    for content in map(str.strip, BOXED.findall(text)):
+    for content in map(str.strip, _boxes(text)):
         number = None if not content.strip(".") else _number(content, first=True)
         if number is not None:
             return number
-    tagged = ANSWER.search(text)
-    return _number(tagged[1].strip(), first=False) if tagged else None
+    tagged = _tagged(text)
+    return None if tagged is None else _number(tagged, first=False)
+
+
+def _boxes(text: str) -> Iterator[str]:
+    """Yields what each `\\boxed{` of a line holds up to the next brace."""
+    for line in text.split("\n"):
+        # up to the last brace, so that none is sought in vain from every `\\boxed{`
+        yield from BOXED.findall(line[: line.rfind("}") + 1])
+
+
+def _tagged(text: str) -> str | None:
+    """Returns what stands between the first answer tags; None without them."""
+    content, closed, _ = text.partition("<answer>")[2].partition("</answer>")
+    return content.strip() if closed else None
 
 
 def _number(text: str, first: bool) -> float | None:
@@ -181,8 +194,8 @@ def math_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float
 
     written = boxed(results[0])
     if not written:
-        tagged = ANSWER.search(results[0])
-        written = tagged[1].strip() if tagged else written
+        tagged = _tagged(results[0])
+        written = written if tagged is None else tagged
     return {"exact_match": float(written is not None and is_equiv(written, doc["ground_truth"]))}
 
 
@@ -219,8 +232,8 @@ def countdown_answer(text: str) -> str:
     """Returns the expression in a text: the left side, if it is an equation."""
     expression = boxed(text)
     if expression is None:
-        tagged = ANSWER.search(text)
-        expression = tagged[1].strip() if tagged else text
+        tagged = _tagged(text)
+        expression = text if tagged is None else tagged
     for latex, sign in ((r"\div", "/"), (r"\times", "*"), (r"\cdot", "*")):
         expression = expression.replace(latex, sign)
     equation = LEFT_SIDE.search(expression)
@@ -276,8 +289,9 @@ def sudoku_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, flo
 
 def sudoku_answer(text: str) -> str:
     """Returns the text that the first matching pattern finds, without white space."""
-    for pattern in SUDOKU:
-        found = pattern.search(text)
+    _, tag, behind = text.partition("<answer>")
+    tagged = (pattern.match(behind) for pattern in BEHIND_ANSWER if tag)
+    for found in (*tagged, *(pattern.search(text) for pattern in ANYWHERE)):
         if found and found[1].strip():
             return re.sub(r"\s", "", found[1])
     return ""

@@ -16,13 +16,16 @@ from dlm_eval.metrics.d1 import value_of
 
 EXAMPLES = 8
 BEGINNING = re.compile(r"\d+[+\-*/]\d+")
-# what their pattern `[+-/*=]` after a number says: the characters from + to /, * and =
-OPERAND = re.compile(r"\d+(?=[+,\-./*=])")
+# what their pattern `[+-/*=]` after a number says: the characters from + to /, * and =. It begins at
+# the first digit of a number, as any match does, so long numbers are read once.
+OPERAND = re.compile(r"(?<!\d)\d+(?=[+,\-./*=])")
 # Letters and digits as `re` counts them, in a text of any alphabet.
-VISIT = re.compile(r"\d+-\d+")
-FLIGHT = re.compile(r".*Day (\d+).*from (\w+) to (\w+)")
+VISIT = re.compile(r"(?<!\d)\d+-\d+")
+# Their pattern `.*Day (\d+).*from (\w+) to (\w+)` in two parts, of which the last match counts.
+DAY = re.compile(r"Day (\d+)")
+FLIGHT = re.compile(r"(?=from (\w+) to (\w+))")
 TOTAL = re.compile(r"European cities for (\d+) days")
-LONGEST_LINE = 2000  # characters; FLIGHT tries every pair of numbers and words of a line
+LONGEST_LINE = 2000  # characters
 
 
 def examples(dataset: Any) -> Any:
@@ -100,7 +103,8 @@ def trip_plan(text: str) -> list[tuple[str, int]]:
     plan ends with the line whose last day is that of the whole trip.
     """
     total: int | None = None
-    last, flights = None, []
+    last: int | None = None
+    flights: list[tuple[int, str, str]] = []
     for line in text.split("\n"):
         line = line[:LONGEST_LINE]
         if found := TOTAL.search(line):
@@ -109,10 +113,19 @@ def trip_plan(text: str) -> list[tuple[str, int]]:
             last = int(found[0].partition("-")[2])
             if last == total:
                 break
-        if found := FLIGHT.match(line):
-            flights.append((int(found[1]), found[2], found[3]))
+        if flight := _flight(line):
+            flights.append(flight)
     if last is None or not flights:
         return []
     cities = [flights[0][1], *(arrival for _, _, arrival in flights)]
     turns = [1, *(day for day, _, _ in flights), last]
     return [(city, turns[i + 1] - turns[i] + 1) for i, city in enumerate(cities)]
+
+
+def _flight(line: str) -> tuple[int, str, str] | None:
+    """Returns the day, origin and destination of a line's last flight; None without one."""
+    last = max(FLIGHT.finditer(line), key=re.Match.start, default=None)
+    if last is None:
+        return None
+    days = DAY.findall(line[: last.start()])
+    return (int(days[-1]), last[1], last[2]) if days else None

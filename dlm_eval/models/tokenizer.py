@@ -174,8 +174,8 @@ class TokenizerInfo:
         """
         if not self.chat_templates:
             raise UserError(
-                "this checkpoint has no chat template; run without --apply_chat_template, or "
-                "choose an instruct checkpoint"
+                "this checkpoint has no chat template; run without --apply_chat_template (with "
+                "--suite: --apply_chat_template false), or choose an instruct checkpoint"
             )
         options = {} if template is None else {"chat_template": self.chat_templates[template]}
         return render_chat(

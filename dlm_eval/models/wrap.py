@@ -122,7 +122,10 @@ class WrappedDenoiser:
             UserError: the tokenizer has no chat template.
         """
         if self._texts is None:
-            raise UserError(f"{self.name} has no chat template; run without --apply_chat_template")
+            raise UserError(
+                f"{self.name} has no chat template; run without --apply_chat_template (with "
+                "--suite: --apply_chat_template false)"
+            )
         return self._texts.apply_chat_template(messages, add_generation_prompt, template)
 
     def token_bytes(self, token: int) -> bytes | None:

@@ -25,7 +25,6 @@ PARTS = ("stderr", "n", "tokens_per_forward", "forwards_per_token", "deviation")
 # Facts of a row that may have a column.
 FACTS = ("model", "checkpoint", "revision", "dtype", "device", "seeds")
 AVERAGES = ("macro", "chance_normalised")
-MOST_BYTES = 1 << 20
 MOST_ENTRIES = 500  # of a list
 LONGEST = 2000  # characters of a text
 MOST_DRAWS = 100_000
@@ -130,8 +129,6 @@ def read_board_file(path: Path) -> BoardFile:
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{what} is no ordinary file")
-        if path.is_file() and path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{what} has more than {MOST_BYTES >> 20} MiB")
     except (OSError, ValueError) as error:
         raise UserError(f"{what} cannot be read: {error}") from error
     return board_of(read_yaml(path, what), what)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dlm_eval.harness.frontier import Estimate, Point, frontier, warnings_of
 from dlm_eval.harness.suite_run import Outcome, SuiteFinished
@@ -36,11 +37,18 @@ def lines(finished: SuiteFinished) -> list[str]:
         found.append("difference: measured minus published, in standard errors (docs/suites.md)")
     found += frontier_lines(finished.points)
     if plan.overridden:
-        words = ", ".join(f"{name}={shown(value)}" for name, value in plan.overridden.items())
+        words = ", ".join(f"--{name} {_given(value)}" for name, value in plan.overridden.items())
         found.append(one_line(f"overridden for all entries: {words}"))
     if failed := [o for o in finished.outcomes if o.reason]:
         found += [one_line(f"  {o.entry.entry}: {_reason(o)}") for o in failed]
     return found
+
+
+def _given(value: Any) -> str:
+    """Returns the value of an option as it is given on the command line."""
+    if isinstance(value, Mapping):
+        return shown(",".join(f"{key}={one}" for key, one in value.items()))
+    return f"{value:g}" if isinstance(value, float) else shown(value)
 
 
 def frontier_lines(points: Sequence[Point]) -> list[str]:
