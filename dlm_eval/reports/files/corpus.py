@@ -51,13 +51,14 @@ def corpus_scores(row: Row, documents: Mapping[str, Document]) -> tuple[CorpusSc
     """Returns the functions that give a score from the documents' pairs.
 
     Several can if the score is 0, or that of answers that are all right. Otherwise the first one is
-    taken: counting for all of them is slow.
+    taken: counting for all of them is slow. The function with the metric's own name comes first,
+    since another may give the same score (BLEU and lower-cased BLEU of texts without capitals).
     """
     pairs = {
         key: each.pairs[row.measure] for key, each in documents.items() if row.measure in each.pairs
     }
     found: list[CorpusScore] = []
-    for name, function in FUNCTIONS.items():
+    for name, function in sorted(FUNCTIONS.items(), key=lambda pair: pair[0] != row.metric):
         score = CorpusScore(row.measure, name, _statistics(function, pairs))
         if score.statistics and _gives(score, row.value):
             found.append(score)
