@@ -65,8 +65,11 @@ def ar2diff(folder: Path) -> Path:
 
 
 def diffusionllm(folder: Path) -> Path:
-    """XLM-R with a length head; four positions are <s>, </s> and the two before the first."""
-    model, head = test_models_diffusionllm.network(positions=POSITIONS + 4)
+    """XLM-R with a length head; four positions are <s>, </s> and the two before the first.
+
+    Its tokens are bytes, of which a letter of Arabic or Bengali has two or three.
+    """
+    model, head = test_models_diffusionllm.network(positions=4 * POSITIONS + 4)
     model.save_pretrained(folder)
     test_models_diffusionllm.tokenizer().save_pretrained(folder)
     save_file(head.state_dict(), folder / test_models_diffusionllm.LENGTH_FILE)
