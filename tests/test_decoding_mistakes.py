@@ -19,7 +19,7 @@ from dlm_eval.decoding.presets import GROUPS, authors_preset
 from dlm_eval.errors import UserError
 from dlm_eval.harness.decode_config import DecodeOptions, user_layer
 from dlm_eval.harness.infill import InfillSpec
-from dlm_eval.harness.task_files import _config, _manager, list_tasks, task_files
+from dlm_eval.harness.task_files import _config, _manager, list_tasks
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.settings import parse_pairs
 
@@ -53,14 +53,20 @@ def test_12_samples_of_every_process_by_default(
         assert all(set(sample["steps"]) <= steps for sample in results["samples"][task])
 
 
+@pytest.fixture(scope="module")
+def generating() -> dict[str, dict[str, Any]]:
+    """The YAMLs of our tasks that generate; lm-eval's index of them is read once."""
+    index = _manager(None, everything=False).task_index
+    names = [name for name, kind, _ in list_tasks() if kind == "generate_until"]
+    return {name: _config(index[name]) for name in names}
+
+
 @pytest.mark.parametrize("process", ["absorbing", "canvas", "gaussian", "uniform"])
-def test_12_a_task_of_ours_runs_on_every_process(process: str) -> None:
+def test_12_a_task_of_ours_runs_on_every_process(
+    process: str, generating: dict[str, dict[str, Any]]
+) -> None:
     """Its settings, by what is left of them."""
-    yamls = {
-        name: task_files(name, everything=False).get("task", {})
-        for name, kind, _ in list_tasks()
-        if kind == "generate_until"
-    }
+    yamls = generating
     assert len(yamls) > 15
     options = DecodeOptions({}, process=process)
     for name, yaml in yamls.items():
