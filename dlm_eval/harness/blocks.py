@@ -32,9 +32,10 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.task import ConfigurableTask
 from numpy.typing import NDArray
 
-from dlm_eval.errors import SampleError, UserError, unknown_name_error
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.model_kind import Loaded
 from dlm_eval.harness.requests import BLOCK, Block
+from dlm_eval.harness.task_metadata import settings_in
 from dlm_eval.harness.text_lm import TextLM
 from dlm_eval.models.denoiser import Denoiser, read_ahead
 
@@ -77,17 +78,9 @@ class BlockSpec:
             UserError: ``metadata.blocks`` is missing, or has an unknown key or value.
         """
         known = dict(metadata or {})
-        values = known.get("blocks")
-        if not isinstance(values, Mapping):
-            raise UserError(f"task '{task}': a BlockTask needs metadata.blocks, a mapping")
         names = [field.name for field in dataclasses.fields(cls)]
+        values = settings_in(task, known, "blocks", "BlockTask", names, ALLOWED)
         for key, value in values.items():
-            if key not in names:
-                raise unknown_name_error(f"task '{task}': metadata.blocks key", key, names)
-            if key in ALLOWED and value not in ALLOWED[key]:
-                raise unknown_name_error(
-                    f"task '{task}': metadata.blocks {key}", str(value), ALLOWED[key]
-                )
             if key not in ALLOWED and type(value) is not KINDS[key][0]:
                 raise UserError(
                     f"task '{task}': metadata.blocks {key} '{value}' is not allowed; it must be"

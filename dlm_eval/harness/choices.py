@@ -21,8 +21,9 @@ from typing import Any, Literal, get_args
 from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
 
-from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.errors import UserError
 from dlm_eval.harness.requests import CHOICE, ChoiceForm, SpecialTokens
+from dlm_eval.harness.task_metadata import settings_in
 
 ALLOWED = {"special_tokens": get_args(SpecialTokens), "score": ("sum", "mean")}
 
@@ -51,18 +52,8 @@ class ChoiceSpec:
         Raises:
             UserError: ``metadata.choices`` is missing, or has an unknown key or value.
         """
-        values = (metadata or {}).get("choices")
-        if not isinstance(values, Mapping):
-            raise UserError(f"task '{task}': a ChoiceTask needs metadata.choices, a mapping")
         names = [field.name for field in dataclasses.fields(cls)]
-        for key, value in values.items():
-            if key not in names:
-                raise unknown_name_error(f"task '{task}': metadata.choices key", key, names)
-            if key in ALLOWED and value not in ALLOWED[key]:
-                raise unknown_name_error(
-                    f"task '{task}': metadata.choices {key}", str(value), ALLOWED[key]
-                )
-        return cls(**values)
+        return cls(**settings_in(task, metadata, "choices", "ChoiceTask", names, ALLOWED))
 
     def form(self, doc: dict[str, Any]) -> ChoiceForm:
         """Returns how the choices of one document are encoded and scored."""
