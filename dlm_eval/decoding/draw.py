@@ -48,10 +48,12 @@ class Draw:
     banned: tuple[int, ...] = ()
     zero_confidence_ids: tuple[int, ...] = ()
 
+    def prepared(self, logits: Tensor) -> Tensor:
+        """Returns [N, V] the logits that everything is read from: scaled, without banned ids."""
+        return without(logits / self.logits_temp if self.logits_temp != 1 else logits, self.banned)
+
     def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
-        logits = logits / self.logits_temp if self.logits_temp != 1 else logits
-        logits = without(logits, self.banned)
-        drawn = logits
+        logits = drawn = self.prepared(logits)
         if self.temperature > 0 or self.of_drawn:
             drawn = restrict(
                 logits / (self.temperature or 1.0), self.top_p, self.top_k, self.top_p_rule

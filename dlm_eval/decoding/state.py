@@ -95,6 +95,7 @@ class DecodeState:
         global_step, forwards, written_steps, post_steps, last_change: counters
             (`checkpoints.State`).
         kept: numbers that the strategy keeps on the device between steps.
+        memory: what the strategy keeps on the host between steps (`Unmasking.memory`).
         exit: why decoding ended, 'full' until then.
     """
 
@@ -135,6 +136,7 @@ class DecodeState:
             self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
         self.cache = make_cache_policy(model, settings.cache, settings.guidance_factor != 1)
         self.kept = Kept()
+        self.memory: Any = None
         self.known: tuple[Query, Ints, Output] | None = None
         self.global_step = self.forwards = self.written_steps = self.post_steps = 0
         self.last_change = -1
@@ -297,7 +299,9 @@ class DecodeState:
         if not len(at) == len(token) == len(logprob):
             sizes = f"{len(at)} positions, {len(token)} tokens and {len(logprob)} log-probabilities"
             raise SampleError(f"strategy '{name}' writes {sizes}; they must be as many")
-        if not self._block_positions()[1].issuperset([*at, *erased]):
+        ahead = self.settings.strategy.writes_ahead
+        allowed = self._not_given() if ahead else self._block_positions()[1]
+        if not allowed.issuperset([*at, *erased]):
             raise SampleError(
                 f"strategy '{name}' writes or erases a position outside the block that it fills"
             )
@@ -305,6 +309,10 @@ class DecodeState:
             raise SampleError(f"strategy '{name}' writes a token outside the vocabulary")
         if any(map(isnan, logprob)):
             raise SampleError(f"strategy '{name}' writes a token with log-probability NaN")
+
+    def _not_given(self) -> frozenset[int]:
+        """Returns the positions that did not come with a token."""
+        return frozenset(np.nonzero(~self.given)[0].tolist())
 
     def _traced(self, written: Ints, logprob: Floats, erased: Ints) -> TraceStep:
         return TraceStep(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.decoding import samplers
 from dlm_eval.decoding.checkpoints import Offer, State, no_offer
 from dlm_eval.decoding.schedules import SCHEDULES
 from dlm_eval.decoding.step import Trace
@@ -71,6 +73,7 @@ class Strategy:
         takes_schedule: whether `schedule` can be set.
         takes_steps: whether `steps` can be set.
         resizes: whether it inserts or deletes positions.
+        writes_ahead: whether a step may write positions of later blocks.
     """
 
     name: ClassVar[str] = ""
@@ -79,6 +82,7 @@ class Strategy:
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = True
     resizes: ClassVar[bool] = False
+    writes_ahead: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, name: str = "", **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -186,7 +190,8 @@ STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     "dlm_eval.strategies",
     # the first strategy of a process is its default
-    modules=[_HERE + part for part in ("strategies", "ancestral", "remasking", "uniform")],
+    modules=[_HERE + part for part in ("strategies", "ancestral", "remasking", "uniform")]
+    + [f"{samplers.__name__}.{found.name}" for found in iter_modules(samplers.__path__)],
     aliases={"ddpm_cache": "ddpm"},  # MDLM's name: a forward that changes nothing is never run
 )
 

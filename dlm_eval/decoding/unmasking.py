@@ -33,7 +33,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser, logit_shift
 from dlm_eval.options import check_option_names
 
-Ends = Literal["full", "steps", "stable"]
+Ends = Literal["full", "limit", "steps", "stable"]
 Steps = Generator[list[ForwardRow], list[Output], Any]
 # of a block, in addition to its own steps and four for each position of the canvas
 MOST_STEPS = 1000
@@ -51,11 +51,12 @@ class Unmasking(Strategy):
         reads: what `StepState.score` holds: the candidate's log-probability ('probability'), its
             lead over the runner-up ('margin') or the negative entropy ('entropy', nats); None if
             the strategy chooses positions without reading them.
-        ends: when a block is done: when it is 'full', after all its 'steps', or when it is full and
+        ends: when a block is done: when it is 'full', when it is full or all its steps are done
+            ('limit'; what is open then stays open), after all its 'steps', or when it is full and
             a step changes nothing ('stable').
         last_step_fills: whether one more step fills the positions that are open after the last one.
-        keeps_state: whether the strategy keeps state between steps besides the canvas. There are no
-            checkpoints then.
+        keeps_state: whether the strategy keeps state between steps besides the canvas: numbers on
+            the device (`Query.keeps`), or `memory`. There are no checkpoints then.
     """
 
     takes_schedule: ClassVar[bool] = True
@@ -76,7 +77,21 @@ class Unmasking(Strategy):
     @property
     def revisits(self) -> bool:
         """Whether a step also considers positions of the block that are already written."""
-        return self.ends != "full"
+        return self.ends in ("steps", "stable")
+
+    @property
+    def tokens_are_final(self) -> bool:
+        """Whether a written token stays, so that decoding may end before its block is full."""
+        return self.ends in ("full", "limit") and type(self).erase is Unmasking.erase
+
+    def memory(self, state: DecodeState) -> Any:
+        """Returns what the strategy keeps on the host between the steps of a canvas
+        (`DecodeState.memory`), for strategies with `keeps_state`.
+
+        Args:
+            state: the canvas before its first step.
+        """
+        return None
 
     def candidates(self, at: Ints) -> Ints:
         """Returns the positions that a step considers, a part of `at` [W], ascending."""
@@ -208,6 +223,7 @@ class Unmasking(Strategy):
                 yield from best_program(request.model, request.canvas, programs, settings.rerank)
             )
         state = DecodeState(request.model, request.canvas, settings, request.noise, request.trace)
+        state.memory = self.memory(state)
         first = 0
         if request.begun is not None:
             state.restore(request.begun)
@@ -251,7 +267,7 @@ class Unmasking(Strategy):
                 view = state.view(self.candidates(at), block, step, quota, name)
                 edit = yield from self.step(state, view, op)
             state.apply(edit)
-            if not edit.changes_nothing and self.ends == "full":
+            if not edit.changes_nothing and self.tokens_are_final:
                 state.check_early_exit()
             step, state.global_step = step + 1, state.global_step + 1
             self._offer(state, step, request)
@@ -263,6 +279,8 @@ class Unmasking(Strategy):
             return False
         if self.ends == "steps":
             return step < block.steps or (self.last_step_fills and left > 0)
+        if left > 0 and self.ends == "limit":
+            return step < block.steps
         if left > 0:
             state.post_steps = 0
             return True
