@@ -352,8 +352,7 @@ class _Writing:
         """Counts a job that begins (1) or ends (-1)."""
         if isinstance(job, FillJob):
             self._canvases += sign
-            guided = job.settings.guidance_factor != 1
-            if not has_cached_rows(self._engine.model, job.settings.cache, guided):
+            if not has_cached_rows(self._engine.model, job.settings):
                 self._tokens += sign * sequences(job) * len(job.canvas)
 
     @property

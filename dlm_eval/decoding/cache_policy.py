@@ -3,6 +3,9 @@ the cache.
 
 exact           A block-causal or causal model: keys and values of a finished prefix are final. The prefix
                 runs once, with the first row that finds it finished. No token changes. Always on.
+dllm            dLLM-Cache (Liu et al. 2025, arXiv 2506.06295) under full attention: all features of the
+                prompt and of the other positions are computed every so many steps, and in between those
+                of the positions whose values have moved most. An approximation, so only on request.
 prefix, dual    Fast-dLLM (Wu et al. 2025, arXiv 2505.22618) under full attention: the first row of a block
                 runs whole. Later rows use its keys and values of the positions before the block
                 ('prefix') or on both sides of it ('dual'). An approximation, so only on request.
@@ -12,16 +15,27 @@ Shape letters: L = positions of the canvas, W = positions that a row reads.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 
 from dlm_eval.decoding.step import Bools, Ints
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import CachingDenoiser, Denoiser, caching
+from dlm_eval.models.denoiser import (
+    CachingDenoiser,
+    Denoiser,
+    FeatureCacheDenoiser,
+    caching,
+    offers,
+)
+from dlm_eval.models.feature_cache import FeatureCache, FeaturePass
 from dlm_eval.models.kv_cache import KVCache
 
-Cache = Literal["exact", "none", "prefix", "dual"]
+if TYPE_CHECKING:
+    from dlm_eval.decoding.settings import DecodeSettings
+
+Cache = Literal["exact", "none", "prefix", "dual", "dllm"]
+Lasts = Literal["recomputed", "block", "canvas"]
 
 
 class CachePolicy(Protocol):
@@ -29,15 +43,18 @@ class CachePolicy(Protocol):
 
     Attributes:
         first_alone: whether the first step of a block commits only its first position.
-        of_block: whether the cache belongs to a block's first row, so that no block continues
-            without it.
+        lasts: what cannot continue without the cache: a 'block' or the whole 'canvas'; or nothing,
+            since it can be 'recomputed'.
+        ages: whether a row that writes nothing changes what later rows read.
     """
 
     first_alone: bool
-    of_block: bool
+    lasts: Lasts
+    ages: bool
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
-        """Returns `kv_cache`, `query_span` and `cache_until` of the next row (see `ForwardRow`).
+        """Returns `kv_cache`, `query_span` and `cache_until`, or `features`, of the next row (see
+        `ForwardRow`).
 
         Args:
             tokens: [L] tokens of the row.
@@ -51,7 +68,8 @@ class CachePolicy(Protocol):
 class NoCache:
     """Every row runs whole."""
 
-    first_alone = of_block = False
+    first_alone = ages = False
+    lasts: Lasts = "recomputed"
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
         """Returns nothing."""
@@ -61,7 +79,8 @@ class NoCache:
 class PrefixCache:
     """Caches the finished prefix, for as long as its tokens stay the same. Exact."""
 
-    first_alone = of_block = False
+    first_alone = ages = False
+    lasts: Lasts = "recomputed"
 
     def __init__(self, model: CachingDenoiser) -> None:
         assert model.exact_cache_block is not None
@@ -93,7 +112,8 @@ class BlockCache:
     not run. The first row commits only that token, as the authors' code for Dream does.
     """
 
-    of_block = True
+    lasts: Lasts = "block"
+    ages = False
 
     def __init__(self, model: CachingDenoiser, both_sides: bool) -> None:
         self._cache, self._both_sides, self._shift = KVCache(), both_sides, model.logit_shift
@@ -119,17 +139,60 @@ class BlockCache:
         }
 
 
-def make_cache_policy(model: Denoiser, cache: Cache, guided: bool) -> CachePolicy:
+class LayerFeatureCache:
+    """Caches what the layers compute for each position (dLLM-Cache). Approximate.
+
+    A row that writes nothing counts too: the features of all positions are as old as they are.
+    """
+
+    first_alone, ages = False, True
+    lasts: Lasts = "canvas"
+
+    def __init__(self, model: FeatureCacheDenoiser, settings: DecodeSettings) -> None:
+        assert settings.prompt_interval_steps and settings.gen_interval_steps
+        self._prompt_every = settings.prompt_interval_steps
+        self._generated_every = settings.gen_interval_steps
+        self._share = settings.transfer_ratio or 0.0
+        self._layers, self._weight = model.feature_layers, model.feature_weight
+        self._cache, self._rows, self._prompt = FeatureCache(), 0, -1
+
+    def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
+        """Returns what is computed: nothing comes from the cache in the first row."""
+        if self._prompt < 0:  # the first open position of the first row
+            self._prompt = int(open_.argmax())
+        plan = FeaturePass(
+            self._cache,
+            self._prompt,
+            renew_prompt=self._rows % self._prompt_every == 0,
+            renew_generated=self._rows % self._generated_every == 0,
+            share=self._share,
+            layers=self._layers,
+            weight=self._weight,
+        )
+        self._rows += 1
+        return {"features": plan}
+
+
+def make_cache_policy(model: Denoiser, settings: DecodeSettings) -> CachePolicy:
     """Returns the policy of a canvas.
 
     Args:
         model: the denoiser.
-        cache: 'exact' if the model allows it, 'none', or Fast-dLLM's 'prefix' or 'dual'.
-        guided: whether rows have an unconditional twin, which is never cached.
+        settings: their `cache`; rows with an unconditional twin (guidance) are never cached.
 
     Raises:
-        UserError: 'prefix' or 'dual' with a model that has no KV cache, or whose cache is exact.
+        UserError: an approximate cache with a model that has none, or whose cache is exact.
     """
+    cache, guided = settings.cache, settings.guidance_factor != 1
+    if cache == "dllm":
+        if not offers(model, FeatureCacheDenoiser) or not (
+            cast(FeatureCacheDenoiser, model).feature_layers
+        ):
+            raise UserError(
+                f"decode cache 'dllm' is not possible with {model.name}; it needs full attention "
+                "and the layers of Llama or of Qwen2"
+            )
+        return LayerFeatureCache(cast(FeatureCacheDenoiser, model), settings)
     able = caching(model) if cache != "none" else None
     if cache in ("prefix", "dual"):
         if model.attention != "full" or (able is not None and able.exact_cache_block is not None):
@@ -148,8 +211,11 @@ def make_cache_policy(model: Denoiser, cache: Cache, guided: bool) -> CachePolic
     return PrefixCache(able)
 
 
-def has_cached_rows(model: Denoiser, cache: Cache, guided: bool) -> bool:
-    """Returns whether rows of a filling read a KV cache (arguments as of `make_cache_policy`)."""
+def has_cached_rows(model: Denoiser, settings: DecodeSettings) -> bool:
+    """Returns whether rows of a filling read a cache (arguments as of `make_cache_policy`)."""
+    cache, guided = settings.cache, settings.guidance_factor != 1
+    if cache == "dllm":
+        return True
     able = caching(model) if cache != "none" and not guided else None
     return able is not None and (cache != "exact" or able.exact_cache_block is not None)
 

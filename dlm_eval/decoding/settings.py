@@ -32,6 +32,8 @@ from dlm_eval.options import (
 )
 
 PER_STEP = ("even", "carry")  # schedules that write at least one token per step
+APPROXIMATE = ("prefix", "dual", "dllm")  # caches that change tokens
+OF_DLLM_CACHE = ("prompt_interval_steps", "gen_interval_steps", "transfer_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +138,25 @@ class DecodeSettings:
         help="lengths that are tried for a hole of unknown length, as [8,16,32]; each is filled, and "
         "the filling with the highest mean log-probability is kept; empty: the hole as it is",
     )
-    cache: Literal["exact", "none", "prefix", "dual"] = option(
+    cache: Literal["exact", "none", "prefix", "dual", "dllm"] = option(
         "exact",
         help="KV cache: 'exact' (causal and block-causal models; changes no token), 'none', or for "
         "full attention Fast-dLLM's"
-        " approximate 'prefix' and 'dual', refreshed at the start of each block",
+        " approximate 'prefix' and 'dual', refreshed at the start of each block; 'dllm': the "
+        "approximate features of dLLM-Cache",
+    )
+    prompt_interval_steps: int | None = option(
+        None, least=1, help="cache=dllm: steps after which the prompt's features are computed again"
+    )
+    gen_interval_steps: int | None = option(
+        None, least=1, help="cache=dllm: steps after which all other features are computed again"
+    )
+    transfer_ratio: float | None = option(
+        None,
+        least=0,
+        most=1,
+        help="cache=dllm: share of the generated positions, those whose values moved most, that "
+        "are computed in the steps between",
     )
     until: tuple[str, ...] = option(
         (), help="stop strings; text from the first one on is not visible"
@@ -162,7 +178,8 @@ class DecodeSettings:
                 "general setting; choose another"
             )
         self.strategy.refuse(self)
-        if self.cache in ("prefix", "dual") and self.guidance:
+        self._check_cache_options()
+        if self.cache in APPROXIMATE and self.guidance:
             raise UserError(
                 f"decode cache '{self.cache}' and guidance '{self.guidance}' exclude each other; "
                 "leave one out"
@@ -190,7 +207,24 @@ class DecodeSettings:
     def identity(self) -> dict[str, Any]:
         """Returns all settings by name, the strategy's too, for result files and journal keys."""
         general = {name: value for name, value in vars(self).items() if name != "strategy"}
+        for name in OF_DLLM_CACHE:
+            if general[name] is None:
+                del general[name]  # runs without this cache keep their fingerprints
         return {**self.strategy.identity(), **general}
+
+    def _check_cache_options(self) -> None:
+        """Raises UserError if options of a cache are given without it, or missing."""
+        for name in OF_DLLM_CACHE:
+            value = vars(self)[name]
+            if self.cache == "dllm" and value is None:
+                raise UserError(
+                    f"decode {name} is needed by cache 'dllm'; preset=dllm_cache has it"
+                )
+            if self.cache != "dllm" and value is not None:
+                raise UserError(
+                    f"decode {name} '{value}' is not used with cache '{self.cache}'; it belongs to "
+                    "cache=dllm"
+                )
 
     def check(self, length: int, block: int | None = None) -> None:
         """Raises UserError if the settings do not fit a hole of `length` open positions.
@@ -271,6 +305,8 @@ class DecodeSettings:
         """Returns why an interrupted canvas must start again instead of resuming, or None."""
         if (reason := self.strategy.why_no_checkpoint(process)) is not None:
             return reason
+        if self.cache == "dllm":
+            return "cache=dllm"
         if self.length_beam:
             return "length_beam"
         if self.lengths:

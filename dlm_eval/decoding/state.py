@@ -134,7 +134,7 @@ class DecodeState:
         self.early_exit: EarlyExit | None = None
         if settings.early_exit:
             self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
-        self.cache = make_cache_policy(model, settings.cache, settings.guidance_factor != 1)
+        self.cache = make_cache_policy(model, settings)
         self.kept = Kept()
         self.memory: Any = None
         self.known: tuple[Query, Ints, Output] | None = None
@@ -199,7 +199,8 @@ class DecodeState:
             return self.known[2]
         found = (yield from self.run([self.row(at, query)]))[0]
         random = self.settings.temperature > 0
-        self.known = None if random or query.keeps else (query, at, found)
+        changing = random or query.keeps or self.cache.ages
+        self.known = None if changing else (query, at, found)
         return found
 
     def run(

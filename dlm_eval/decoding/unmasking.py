@@ -24,7 +24,7 @@ from dlm_eval.decoding.checkpoints import no_offer
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.samples import best_program, repeat
 from dlm_eval.decoding.schedules import schedule
-from dlm_eval.decoding.settings import DecodeSettings
+from dlm_eval.decoding.settings import APPROXIMATE, DecodeSettings
 from dlm_eval.decoding.state import Block, DecodeState, split_blocks, whole_blocks
 from dlm_eval.decoding.step import Bools, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategy import FillRequest, Strategy
@@ -133,10 +133,13 @@ class Unmasking(Strategy):
             chosen = self._mask("commit", self.commit(view), view)
             erase = view.position[self._mask("erase", self.erase(view), view)]
             if not chosen.any():
+                if state.cache.ages:
+                    yield from state.read(view.position, query)
                 return Edit(erase=erase)
             token, logprob, *_ = yield from state.read(view.position[chosen], query)
             return Edit(view.position[chosen], token, logprob, erase)
-        if view.quota <= 0 and self.default_schedule and not self._takes_back(view):
+        idle = view.quota <= 0 and self.default_schedule and not self._takes_back(view)
+        if idle and not state.cache.ages:
             return Edit()
         token, logprob, score, *more = yield from state.read(view.position, query)
         if np.count_nonzero(np.isnan(score)):  # `any` takes three times as long
@@ -203,7 +206,7 @@ class Unmasking(Strategy):
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
-        if self.resizes and (model.attention != "full" or settings.cache in ("prefix", "dual")):
+        if self.resizes and (model.attention != "full" or settings.cache in APPROXIMATE):
             raise UserError(
                 f"decode strategy '{self.name}' changes the length of the canvas; it needs full "
                 "attention and no approximate cache"
@@ -300,7 +303,9 @@ class Unmasking(Strategy):
         They would depend on outputs that were read before, the KV cache of a block, or the
         strategy's own state.
         """
-        alone = step == 0 or not state.cache.of_block
+        if state.cache.lasts == "canvas" and state.forwards:
+            return
+        alone = step == 0 or state.cache.lasts != "block"
         if state.exit == "full" and state.known is None and alone and not self.keeps_state:
             request.offer(lambda: state.checkpoint(step))
 

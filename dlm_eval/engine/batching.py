@@ -44,12 +44,15 @@ class Waiting:
         key: identity of the sequence (`identity`).
         requests: (program, index of the row in its step, row) of every program that needs this
             sequence.
-        kind: what rows of a batch share: the head, and whether they have cached positions.
+        kind: what rows of a batch share: the head, and whether they have cached positions or
+            features.
         passes: sequences that the device runs for the row.
         length: positions that run.
         past: positions that are read from the KV cache.
-        tokens: positions that run, those of the unconditional sequence included.
-        held: positions that the device may cache: all of them if the row has a KV cache.
+        tokens: positions that run, those of the unconditional sequence included; the mean over
+            layers with cached features.
+        held: positions that the device may cache, in those of a KV cache: all of them if the row
+            has one.
         wanted: positions whose logits are read.
         age: number of the oldest program that needs this sequence.
     """
@@ -61,12 +64,16 @@ class Waiting:
     def __init__(self, row: ForwardRow, key: bytes = b"") -> None:
         self.row, self.key = row, key
         self.requests: list[tuple[Any, int, ForwardRow]] = []
-        self.kind = row.head_name, row.query_span is not None
+        features = row.features
+        self.kind = row.head_name, row.query_span is not None, features is not None
         self.passes = row.passes
         self.length = len(row.run)
         self.past = len(row.tokens) - self.length
         self.tokens = self.length * self.passes
         self.held = 0 if row.kv_cache is None else len(row.tokens)
+        if features is not None:
+            self.tokens = features.computed(self.length)
+            self.held = int(self.length * features.weight)
         self.wanted = 0
         self.age = sys.maxsize
 
@@ -167,7 +174,7 @@ def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
 
 def _fits(first: Waiting, load: Load, after: Load, one: Waiting, limits: Limits) -> bool:
     """Returns whether a row may join the batch of `first`; `load` grows to `after` if it does."""
-    if one.kind != first.kind:
+    if one.kind != first.kind or one.row.features is not None:
         return False
     if limits.equal_lengths and (one.length, one.past) != (first.length, first.past):
         return False
@@ -191,7 +198,7 @@ def identity(row: ForwardRow) -> bytes:
     """
     head = row.head_name.encode() + b"|" + row.tokens.tobytes()
     plain = row.unguided is None and row.inputs is None and row.query_span is None
-    if plain and not row.time and not row.fed:
+    if plain and not row.time and not row.fed and row.features is None:
         return head  # as most are
     unguided = (
         b"" if row.unguided is None else b"|" + row.unguided.tobytes() + str(row.guidance).encode()
@@ -200,4 +207,5 @@ def identity(row: ForwardRow) -> bytes:
     time = f"|{row.time}".encode() if row.time else b""
     cached = b"" if row.query_span is None else f"|{id(row.kv_cache)} {row.query_span}".encode()
     fed = f"|{id(row.kept)}".encode() if row.fed else b""
-    return head + unguided + continuous + time + cached + fed
+    features = f"|{id(row.features)}".encode() if row.features is not None else b""
+    return head + unguided + continuous + time + cached + fed + features

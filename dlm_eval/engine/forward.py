@@ -15,7 +15,15 @@ from torch import Tensor
 
 from dlm_eval.engine.rows import ForwardRow, Ints, Kept, Output
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import CachingDenoiser, Denoiser, KeepingOp, LogitsOp, device_of
+from dlm_eval.models.denoiser import (
+    CachingDenoiser,
+    Denoiser,
+    FeatureCacheDenoiser,
+    KeepingOp,
+    LogitsOp,
+    device_of,
+)
+from dlm_eval.models.feature_cache import LayerFeatures
 from dlm_eval.models.kv_cache import gather
 
 # Matrix products of few rows use other kernels, which round differently (MKL: below 4 rows).
@@ -43,7 +51,7 @@ def forward(
         row.unguided for row in rows if row.unguided is not None
     ]
     distinct = len(sequences)
-    if device.type == "cpu" and rows[0].inputs is None:
+    if device.type == "cpu" and rows[0].inputs is None and rows[0].features is None:
         sequences += sequences[:1] * max(0, FEW_TOKENS - sum(map(len, sequences)))
     tokens, valid = _pad(sequences, model.pad_id, device)
     twin = _twins(rows)
@@ -57,12 +65,21 @@ def forward(
             (~wanted if valid is None else ~wanted & valid.cpu()).view(-1).nonzero().view(-1)[:few]
         ] = True
         count = int(wanted.sum())
-    logits, states = _run(model, rows, requests, tokens, valid, wanted.to(device))
+    features: tuple[LayerFeatures, ...] = ()
+    if rows[0].features is not None:
+        logits, features = cast(FeatureCacheDenoiser, model).forward_features(
+            tokens[:1], wanted[:1].to(device), rows[0].features
+        )
+        states = None
+    else:
+        logits, states = _run(model, rows, requests, tokens, valid, wanted.to(device))
     slot = torch.full(tokens.shape, -1, dtype=torch.long)
     slot[wanted] = torch.arange(count)
     outputs, fresh = _read(logits, slot, requests, twin)
     if states is not None:
         _keep(states, requests)
+    if rows[0].features is not None:
+        rows[0].features.cache.layers = features
     for kept, ids, values in fresh:  # only after everything has succeeded
         kept.put(ids, values)
     if device.type == "cuda":

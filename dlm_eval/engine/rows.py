@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import KeepingOp, LogitsOp
+from dlm_eval.models.feature_cache import FeaturePass
 from dlm_eval.models.kv_cache import KVCache
 
 T = TypeVar("T")
@@ -92,6 +93,8 @@ class ForwardRow:
             all positions.
         cache_until: number of positions, from the left, that `kv_cache` takes over after the pass
             has succeeded.
+        features: what is computed and what a feature cache has, or None. The row runs alone, and
+            the cache is replaced after the pass has succeeded.
         kept: numbers that the program keeps on the device; `op` is then a `KeepingOp`.
         ids: [W] identities of the wanted positions, the keys of `kept`; None without it.
         fed: number of inputs per wanted position that come from `kept` and precede `inputs`
@@ -110,6 +113,7 @@ class ForwardRow:
     kv_cache: KVCache | None = None
     query_span: tuple[int, int] | None = None
     cache_until: int = 0
+    features: FeaturePass | None = None
     kept: Kept | None = None
     ids: Ints | None = None
     fed: int = 0

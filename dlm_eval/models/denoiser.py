@@ -26,6 +26,7 @@ from dlm_eval.canvas import Canvas
 from dlm_eval.errors import SampleError
 
 if TYPE_CHECKING:
+    from dlm_eval.models.feature_cache import FeaturePass, LayerFeatures
     from dlm_eval.models.kv_cache import BatchKV
     from dlm_eval.models.probes import CacheTest
 
@@ -270,6 +271,32 @@ class KVCacheDenoiser(Protocol):
 
 class CachingDenoiser(Denoiser, KVCacheDenoiser, Protocol):
     """A `Denoiser` whose `supports_kv_cache` is true."""
+
+
+class FeatureCacheDenoiser(Protocol):
+    """A denoiser that can compute some features of a row, and read the others from a cache."""
+
+    @property
+    def feature_layers(self) -> int:
+        """Number of layers with such features; 0 if the network has none that are known."""
+        ...
+
+    @property
+    def feature_weight(self) -> float:
+        """Size of the features of a position, in those of its keys and values."""
+        ...
+
+    def forward_features(
+        self, tokens: Tensor, positions: Tensor, plan: FeaturePass
+    ) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
+        """Returns float32 logits [N, V], and the features of all layers.
+
+        Args:
+            tokens: [1, L] long.
+            positions: [1, L] bool, the wanted ones.
+            plan: what is computed; its cache is read and not changed.
+        """
+        ...
 
 
 class CacheTested(Protocol):

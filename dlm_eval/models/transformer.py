@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PretrainedConfig
+from transformers import LlamaModel, PretrainedConfig, Qwen2Model
 
 from dlm_eval.models.denoiser import Attention, Process
+from dlm_eval.models.feature_cache import FeaturePass, LayerFeatures, run_layers
 from dlm_eval.models.kv_cache import (
     BatchKV,
     LayerCache,
@@ -258,6 +259,33 @@ class TransformersDenoiser:
             input_ids=tokens, **cache_argument(self.backbone, states), **inputs
         ).last_hidden_state
         return hidden
+
+    # -- cached features of layers ------------------------------------------------------------------
+
+    @property
+    def feature_layers(self) -> int:
+        """Number of layers of Llama and of Qwen2 under full attention, 0 of other networks."""
+        plain = isinstance(self.backbone, LlamaModel | Qwen2Model) and self.attention == "full"
+        return len(self.backbone.layers) if plain else 0
+
+    @property
+    def feature_weight(self) -> float:
+        """Size of the features of a position, in those of its keys and values."""
+        config = self.model.config
+        share = config.num_attention_heads / config.num_key_value_heads
+        return 1 + float(share)
+
+    @torch.no_grad()
+    def forward_features(
+        self, tokens: Tensor, positions: Tensor, plan: FeaturePass
+    ) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
+        """Returns logits and features (see `FeatureCacheDenoiser.forward_features`)."""
+        tokens = tokens.to(self.device)
+        embedded = self.backbone.embed_tokens(tokens)
+        rotary = self.backbone.rotary_emb(embedded, token_positions(tokens, None))
+        states, features = run_layers(self.backbone.layers, embedded, rotary, plan)
+        rows, columns = positions.to(self.device).nonzero(as_tuple=True)
+        return self._read_at(self.backbone.norm(states), rows, columns, None), features
 
     def _read_at(
         self, hidden: Tensor, rows: Tensor, columns: Tensor, valid: Tensor | None

@@ -1,0 +1,173 @@
+"""The feature cache of dLLM-Cache: what every layer of a bidirectional network computed before.
+
+Under full attention each token changes all keys and values, so that none is ever final. dLLM-Cache
+(Liu et al. 2025, arXiv 2506.06295) computes the features of the prompt and of the generated part
+again only now and then. In between it computes those of the generated tokens whose values have
+moved most. The answers are approximations. A decoder decides in each step what is computed
+(`decoding.cache_policy`), and `run_layers` computes it, for Llama and its relatives.
+
+The first layer always computes all, as in the authors' code (github.com/maomaocun/dLLM-cache
+17235bf). One sequence runs at a time, so that its numbers do not depend on others.
+
+Shape letters: L = positions, H = hidden size, h = query heads, g = key heads, d = head size, N =
+positions that are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFeatures:
+    """What a layer computed for all positions.
+
+    Attributes:
+        keys, values: [g, L, d], keys rotated to their positions.
+        attention, mlp: [L, H] outputs that are added to the residual stream.
+    """
+
+    keys: Tensor
+    values: Tensor
+    attention: Tensor
+    mlp: Tensor
+
+
+class FeatureCache:
+    """The features of one canvas, replaced after each successful forward pass.
+
+    Attributes:
+        layers: of each layer; empty before the first pass.
+    """
+
+    def __init__(self) -> None:
+        self.layers: tuple[LayerFeatures, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturePass:
+    """What a forward pass computes, and the cache that has the rest.
+
+    Attributes:
+        cache: of the canvas.
+        prompt: number of positions of the prompt, from the left; the others are generated.
+        renew_prompt, renew_generated: whether all features of the part are computed.
+        share: of the generated positions that are computed otherwise, 0 to 1.
+        layers: number of layers of the network.
+        weight: size of the cached features of a position, in those of its keys and values.
+    """
+
+    cache: FeatureCache
+    prompt: int
+    renew_prompt: bool
+    renew_generated: bool
+    share: float
+    layers: int
+    weight: float
+
+    def chosen(self, length: int) -> int:
+        """Returns how many of the generated positions of a layer are computed."""
+        generated = length - self.prompt
+        return generated if self.renew_generated else int(generated * self.share)
+
+    def computed(self, length: int) -> int:
+        """Returns how many positions are computed, as the mean over layers (rounded up)."""
+        later = self.prompt * self.renew_prompt + self.chosen(length)
+        return -(-(length + (self.layers - 1) * later) // self.layers)
+
+
+def run_layers(
+    layers: Iterable[Any], hidden: Tensor, rotary: tuple[Tensor, Tensor], plan: FeaturePass
+) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
+    """Returns the last hidden states [1, L, H], and the features of all layers.
+
+    The cache of `plan` is read and not changed.
+
+    Args:
+        layers: the network's, with the names of transformers' Llama.
+        hidden: [1, L, H] embeddings.
+        rotary: cosines and sines [1, L, d] of all positions.
+        plan: what is computed.
+    """
+    fresh: list[LayerFeatures] = []
+    for number, layer in enumerate(layers):
+        old = plan.cache.layers[number] if number and plan.cache.layers else None
+        features = _run_layer(layer, hidden, rotary, plan, old)
+        hidden = hidden + features.attention + features.mlp
+        fresh.append(features)
+    return hidden, tuple(fresh)
+
+
+def _run_layer(
+    layer: Any,
+    hidden: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    plan: FeaturePass,
+    old: LayerFeatures | None,
+) -> LayerFeatures:
+    attend, normed = layer.self_attn, layer.input_layernorm(hidden)
+    if old is None:
+        at = torch.arange(hidden.shape[1], device=hidden.device)
+        values = _heads(attend.v_proj(normed), attend.head_dim)[0]
+    else:
+        at, values = _positions(attend, normed, plan, old)
+    there = rotary[0][:, at], rotary[1][:, at]
+    queries = _heads(attend.q_proj(normed[:, at]), attend.head_dim)
+    keys = _heads(attend.k_proj(normed[:, at]), attend.head_dim)
+    queries, keys = _rotated(queries, *there), _rotated(keys, *there)
+    keys = keys[0] if old is None else old.keys.index_copy(1, at, keys[0])
+    read = F.scaled_dot_product_attention(
+        queries, keys[None], values[None], scale=attend.scaling, enable_gqa=True
+    )
+    attention = attend.o_proj(read.transpose(1, 2).flatten(2))[0]
+    mlp = layer.mlp(layer.post_attention_layernorm(hidden[:, at] + attention))[0]
+    if old is None:
+        return LayerFeatures(keys, values, attention, mlp)
+    return LayerFeatures(
+        keys, values, old.attention.index_copy(0, at, attention), old.mlp.index_copy(0, at, mlp)
+    )
+
+
+def _positions(
+    attend: Any, normed: Tensor, plan: FeaturePass, old: LayerFeatures
+) -> tuple[Tensor, Tensor]:
+    """Returns the positions [N] that a layer computes, and the values [g, L, d] of all positions.
+
+    Among generated tokens that are not all computed, those are chosen whose new values have the
+    lowest cosine with the cached ones (section 3.3 of the paper). All of them get their new values.
+    """
+    length = normed.shape[1]
+    everywhere = torch.arange(length, device=normed.device)
+    prompt, generated = everywhere[: plan.prompt], everywhere[plan.prompt :]
+    at, values = prompt[: plan.prompt * plan.renew_prompt], old.values
+    if plan.renew_prompt:
+        values = _renewed(attend, normed, prompt, values)
+    if plan.renew_generated or plan.share > 0:
+        values = _renewed(attend, normed, generated, values)
+    if not plan.renew_generated:
+        now, before = (part[:, plan.prompt :].transpose(0, 1) for part in (values, old.values))
+        cosine = F.cosine_similarity(now.flatten(1), before.flatten(1), dim=-1)
+        chosen = cosine.topk(plan.chosen(length), largest=False).indices.sort().values
+        generated = generated[chosen]
+    return torch.cat([at, generated]), values
+
+
+def _renewed(attend: Any, normed: Tensor, at: Tensor, values: Tensor) -> Tensor:
+    return values.index_copy(1, at, _heads(attend.v_proj(normed[:, at]), attend.head_dim)[0])
+
+
+def _rotated(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Returns states [1, heads, N, d] rotated to their positions (Llama's halves)."""
+    first, second = states.chunk(2, -1)
+    return states * cosine[:, None] + torch.cat([-second, first], -1) * sine[:, None]
+
+
+def _heads(states: Tensor, size: int) -> Tensor:
+    """Returns [1, heads, N, d] of states [1, N, heads x d]."""
+    return states.unflatten(-1, (-1, size)).transpose(1, 2)
