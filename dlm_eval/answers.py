@@ -217,7 +217,7 @@ class Answering:
 
     def _keep(self, number: int, checkpoint: Checkpoint) -> None:
         if self._journal is not None:
-            plain = {"state": vars(checkpoint.state), "seconds": checkpoint.seconds}
+            plain = {**vars(checkpoint), "state": vars(checkpoint.state)}
             self._journal.keep(self._keys[number], plain, self._fingerprint)
 
     def _commit(self) -> None:
@@ -283,7 +283,9 @@ def _begun(jobs: Mapping[str, Job], journal: Journal) -> dict[str, Job]:
         job = jobs[key]
         assert isinstance(job, FillJob)
         try:
-            checkpoint = Checkpoint(State.of(data["state"]), float(data["seconds"]))
+            checkpoint = Checkpoint(
+                State.of(data["state"]), float(data["seconds"]), _count(data.get("computed"))
+            )
             if len(checkpoint.state.tokens) < sum(job.canvas.open):
                 raise ValueError("a state of another canvas")
             if not 0 <= checkpoint.seconds < math.inf:
@@ -410,11 +412,16 @@ def encode_answer(answer: Answer) -> dict[str, Any]:
 
 def decode_answer(data: dict[str, Any]) -> Answer:
     """Returns the answer that `encode_answer` turned into `data`."""
-    cost = data["error"], data["rows"], data["seconds"]
+    # Older journals do not have `computed`.
+    cost = data["error"], data["rows"], data["seconds"], _count(data.get("computed"))
     if data["kind"] == "Scores":
         return Answer(Scores(tuple(Score(**_tupled(score)) for score in data["value"])), *cost)
     kind = {"Score": Score, "Filling": Filling, "Reply": Reply}[data["kind"]]
     return Answer(kind(**_tupled(data["value"])), *cost)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
 
 
 def _tupled(fields: dict[str, Any]) -> dict[str, Any]:

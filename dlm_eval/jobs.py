@@ -75,10 +75,17 @@ class Scores:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An unfinished filling: the state of its canvas, and its share of model time in seconds."""
+    """An unfinished filling.
+
+    Attributes:
+        state: of its canvas.
+        seconds: its share of model time.
+        computed: positions that its rows ran; None if it is not known.
+    """
 
     state: State
     seconds: float
+    computed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,12 +137,14 @@ class Answer:
         error: the reason, or None.
         rows: forward passes of this job's own rows.
         seconds: its share of model time.
+        computed: positions that these rows ran; None if it is not known.
     """
 
     value: Score | Scores | Filling | Reply | None
     error: str | None
     rows: int
     seconds: float
+    computed: int | None = None
 
 
 Done = Callable[[int, Answer], None]
@@ -236,20 +245,24 @@ def start(engine: Engine, job: CanvasJob, keep: Callable[[Checkpoint], None]) ->
     if isinstance(job, QuestionJob):
         return _guarded(lambda: _question(engine, job, noise))
     begun = job.begun.state if job.begun is not None else None
-    offer = _every_so_often(engine, job.begun.seconds if job.begun is not None else 0.0, keep)
+    offer = _every_so_often(engine, job.begun, keep)
     request = FillRequest(engine.model, job.canvas, job.settings, noise, begun=begun, offer=offer)
     return _guarded(lambda: fill_program(request))
 
 
-def _every_so_often(engine: Engine, earlier: float, keep: Callable[[Checkpoint], None]) -> Offer:
+def _every_so_often(
+    engine: Engine, begun: Checkpoint | None, keep: Callable[[Checkpoint], None]
+) -> Offer:
     """Returns a function that saves an offered state if the last checkpoint is old enough."""
     pause, last = checkpoint_seconds(), time.monotonic()
+    seconds, computed = (begun.seconds, begun.computed) if begun is not None else (0.0, 0)
 
     def offer(state: Callable[[], State]) -> None:
         nonlocal last
         if time.monotonic() - last >= pause:
             last = time.monotonic()
-            keep(Checkpoint(state(), earlier + engine.program_seconds))
+            ran = None if computed is None else computed + engine.program_computed
+            keep(Checkpoint(state(), seconds + engine.program_seconds, ran))
 
     return offer
 
@@ -379,6 +392,9 @@ def _answer(outcome: Outcome[Any], job: Job) -> Answer:
     earlier = job.begun if isinstance(job, FillJob) else None
     rows = outcome.rows + (earlier.state.forwards if earlier is not None else 0)
     seconds = outcome.seconds + (earlier.seconds if earlier is not None else 0.0)
+    computed: int | None = outcome.computed
+    if earlier is not None:
+        computed = None if earlier.computed is None else earlier.computed + outcome.computed
     if isinstance(outcome.answer, SampleError):
-        return Answer(None, str(outcome.answer), rows, seconds)
-    return Answer(outcome.answer, None, rows, seconds)
+        return Answer(None, str(outcome.answer), rows, seconds, computed)
+    return Answer(outcome.answer, None, rows, seconds, computed)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from dlm_eval import Canvas, UserError, decoding, load_model
-from dlm_eval.engine import Engine
+from dlm_eval.engine import Engine, ForwardRow
+from dlm_eval.engine.forward import forward
+from dlm_eval.engine.rows import LogProbs
 from dlm_eval.models.feature_cache import FeatureCache, FeaturePass
 
 WHOLE = {"early_exit": False}
+CACHE: dict[str, Any] = {
+    "cache": "dllm", "prompt_interval_steps": 6, "gen_interval_steps": 3, "transfer_ratio": 0.25,
+}  # fmt: skip
 DREAM = {
     "entropy": "dream_entropy",
     "maskgit_plus": "dream_maskgit_plus",
@@ -77,3 +84,102 @@ def test_the_authors_tokens(shared: Path, family: str, model: Any) -> None:
         ):
             differ.append((case["settings"], filling.forwards, case["forwards"]))
     assert not differ, f"{len(differ)} of {len(recorded)}: {differ}"
+
+
+@dataclass(frozen=True)
+class Failing:
+    """An op that raises."""
+
+    def __call__(self, logits: torch.Tensor, payload: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        raise ValueError("as an op would")
+
+
+def fillings(model: Any, canvases: list[Canvas], **options: Any) -> list[decoding.Filling]:
+    found = decoding.fill(model, canvases, **{**CACHE, **WHOLE, **options})
+    return [replace(filling, seconds=0.0) for filling in found]
+
+
+def prompts(model: Any) -> list[list[int]]:
+    rng = torch.Generator().manual_seed(3)
+    size = model.vocab_size
+    return [torch.randint(0, size, (n,), generator=rng).tolist() for n in (5, 12, 5, 9)]
+
+
+def test_every_feature_computed_anew_is_no_cache(model: Any) -> None:
+    canvases = [Canvas.completion(prompt, 12) for prompt in prompts(model)]
+    anew = fillings(model, canvases, prompt_interval_steps=1, gen_interval_steps=1)
+    assert [f.tokens for f in anew] == [
+        f.tokens for f in decoding.fill(model, canvases, cache="none", **WHOLE)
+    ]
+
+
+def test_answers_do_not_depend_on_other_canvases(model: Any) -> None:
+    canvases = [Canvas.completion(prompt, 12) for prompt in prompts(model)]
+    canvases.append(Canvas.infill(prompts(model)[0], 6, prompts(model)[3]))
+    together = fillings(model, canvases)
+    alone = [fillings(model, [canvas])[0] for canvas in canvases]
+    backwards = fillings(model, canvases[::-1], engine=Engine(model, batch_rows=2))[::-1]
+    assert together == alone == backwards
+
+
+def test_computed_positions_are_counted(model: Any) -> None:
+    """Of 12 open positions behind 9: whole in rows 0 and 6 of 12; the prompt in rows 0 and 4 and 8;
+    all generated ones in rows 0, 3, 6, 9; a quarter of them otherwise. The first layer runs whole.
+    """
+    engine, layers = Engine(model), model.feature_layers
+    canvas = Canvas.completion(prompts(model)[3], 12)
+    options = {"prompt_interval_steps": 4, "gen_interval_steps": 3, "transfer_ratio": 0.25}
+    outcome = decoding.fill_outcomes(
+        engine, [canvas], decoding.resolve({**CACHE, **options}, WHOLE)
+    )[0]
+    later = [9 * (row % 4 == 0) + (12 if row % 3 == 0 else 3) for row in range(12)]
+    expected = sum(-(-(21 + (layers - 1) * part) // layers) for part in later)
+    assert outcome.computed == engine.cost.tokens == expected < 12 * 21
+
+
+def test_cache_is_replaced_only_after_a_pass_has_succeeded(model: Any) -> None:
+    """A pass that fails for want of memory is tried again, with the cache as it was."""
+    tokens = np.array(prompts(model)[1])
+    plan = FeaturePass(FeatureCache(), 5, False, True, 0.0, model.feature_layers, 1.0)
+    row = ForwardRow(tokens, np.array([0]), Failing(), np.zeros(1), features=plan)
+    with pytest.raises(ValueError, match="as an op would"):
+        forward(model, [row], [(0, row)])
+    assert not plan.cache.layers
+    sound = replace(row, op=LogProbs(), payload=np.array([3]))
+    forward(model, [sound], [(0, sound)])
+    assert len(plan.cache.layers) == model.feature_layers
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache": "dllm"}, "prompt_interval_steps is needed by cache 'dllm'"),
+        ({"gen_interval_steps": 3}, "gen_interval_steps '3' is not used with cache 'exact'"),
+        ({"preset": "dllm_cache", "guidance": 1.0}, "cache 'dllm' and guidance '1.0' exclude"),
+        ({"preset": "dllm_cache", "transfer_ratio": 1.5}, "transfer_ratio '1.5' is not allowed"),
+    ],
+)
+def test_mistakes(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        decoding.resolve(options)
+
+
+def test_models_without_such_layers() -> None:
+    toy = load_model("toy")
+    with pytest.raises(UserError, match="cache 'dllm' is not possible with"):
+        fillings(toy, [Canvas.completion([1], 3)])
+
+
+def test_it_differs_from_no_cache(model: Any) -> None:
+    canvases = [Canvas.completion(prompt, 12) for prompt in prompts(model)]
+    exact = decoding.fill(model, canvases, cache="none", **WHOLE)
+    assert [f.tokens for f in fillings(model, canvases)] != [f.tokens for f in exact]
+
+
+def test_an_empty_cache_runs_the_whole_network(model: Any) -> None:
+    tokens = torch.tensor([prompts(model)[1]])
+    every = torch.ones_like(tokens, dtype=torch.bool)
+    plan = FeaturePass(FeatureCache(), 4, False, False, 0.0, model.feature_layers, 1.0)
+    logits, features = model.forward_features(tokens, every, plan)
+    assert len(features) == model.feature_layers and not plan.cache.layers
+    torch.testing.assert_close(logits, model.logits(tokens)[0], rtol=1e-4, atol=1e-4)

@@ -204,6 +204,12 @@ class DecodeSettings:
         """The schedule that is used, or None."""
         return self.schedule or self.strategy.default_schedule
 
+    @property
+    def title(self) -> str:
+        """The strategy's name in tables, with its cache if that changes tokens."""
+        name = self.strategy.name
+        return f"{name} with approximate cache {self.cache}" if self.cache in APPROXIMATE else name
+
     def identity(self) -> dict[str, Any]:
         """Returns all settings by name, the strategy's too, for result files and journal keys."""
         general = {name: value for name, value in vars(self).items() if name != "strategy"}

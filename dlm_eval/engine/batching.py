@@ -69,10 +69,9 @@ class Waiting:
         self.passes = row.passes
         self.length = len(row.run)
         self.past = len(row.tokens) - self.length
-        self.tokens = self.length * self.passes
+        self.tokens = row.computed
         self.held = 0 if row.kv_cache is None else len(row.tokens)
         if features is not None:
-            self.tokens = features.computed(self.length)
             self.held = int(self.length * features.weight)
         self.wanted = 0
         self.age = sys.maxsize

@@ -48,7 +48,7 @@ class _Running(Generic[T]):
         program: the generator.
         outputs: outputs of the rows that it waits for, None if still missing.
         missing: number of missing outputs.
-        rows: rows that it has asked for so far.
+        rows, computed: rows that it has asked for so far, and positions that they run.
         seconds: its share of model time so far.
     """
 
@@ -57,6 +57,7 @@ class _Running(Generic[T]):
     outputs: list[Output | SampleError | None] = field(default_factory=list)
     missing: int = 0
     rows: int = 0
+    computed: int = 0
     seconds: float = 0.0
 
 
@@ -108,7 +109,8 @@ class Engine:
         self.memory_tokens = memory_tokens
         self.on_forward = on_forward
         self.cost = Cost()
-        self.program_seconds = 0.0  # model time so far of the program that is receiving outputs
+        # model time, and positions run, so far of the program that is receiving outputs
+        self.program_seconds, self.program_computed = 0.0, 0
         # Whether outputs are the same in any batch, if known.
         self.batch_invariant: bool | None = None
         self._failed_alone = 0
@@ -135,7 +137,9 @@ class Engine:
         outcomes: dict[int, Outcome[T]] = {}
 
         def finish(running: _Running[T], answer: T | SampleError) -> None:
-            outcomes[running.index] = Outcome(answer, running.rows, running.seconds)
+            outcomes[running.index] = Outcome(
+                answer, running.rows, running.seconds, running.computed
+            )
             if done is not None:
                 done(running.index, outcomes[running.index])
 
@@ -186,7 +190,7 @@ class Engine:
         finish: Callable[[_Running[T], T | SampleError], None],
     ) -> int:
         """Sends a program its outputs, queues the rows that it yields, returns their tokens."""
-        self.program_seconds = running.seconds
+        self.program_seconds, self.program_computed = running.seconds, running.computed
         try:
             rows: list[ForwardRow] = []
             while not rows:
@@ -206,6 +210,7 @@ class Engine:
         tokens = 0
         for place, row in enumerate(rows):
             running.rows += row.passes
+            running.computed += row.computed
             key = identity(row)
             waiting = queue.get(key)
             if waiting is None:

@@ -129,6 +129,12 @@ class ForwardRow:
         return 1 if self.unguided is None else 2
 
     @property
+    def computed(self) -> int:
+        """Positions that the device runs for this row; the mean over layers with cached features."""
+        length = len(self.run)
+        return self.passes * length if self.features is None else self.features.computed(length)
+
+    @property
     def begin(self) -> int:
         """The first position that runs."""
         return 0 if self.query_span is None else self.query_span[0]
@@ -149,11 +155,19 @@ Program = Generator[list[ForwardRow], list[Output], T]
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """A program's answer and cost: its rows (two per step under guidance), its model time."""
+    """A program's answer and cost.
+
+    Attributes:
+        answer: what it returned, or why it failed.
+        rows: its rows, two per step under guidance.
+        seconds: its share of model time.
+        computed: positions that its rows ran.
+    """
 
     answer: T | SampleError
     rows: int
     seconds: float
+    computed: int = 0
 
 
 @dataclass

@@ -214,7 +214,7 @@ class DecodePlans:
         settings, process = self._options.settings(ask, length), self._model.process
         described: dict[str, Any] = {
             "decode": settings.identity(),
-            "strategy": settings.strategy.name,
+            "strategy": settings.title,
             "steps": settings.steps or length,
             "block_length": settings.block_length,
         }

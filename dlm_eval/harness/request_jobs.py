@@ -13,7 +13,7 @@ from lm_eval.api.instance import Instance
 from dlm_eval.answers import Answering
 from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness.requests import UnbuiltPrompt
-from dlm_eval.harness.results import Record, is_in_shard, records_of
+from dlm_eval.harness.results import Record, is_in_shard, records_of, total_of
 from dlm_eval.harness.sample_errors import reason_of
 from dlm_eval.harness.shard import Shard
 from dlm_eval.jobs import Answer, Job
@@ -254,6 +254,8 @@ class AnsweredRequests:
         record.seconds = sum(part.seconds for part in parts)
         if self.kinds.counts_rows:
             record.rows = sum(part.rows for part in parts)
+            if record.kind != "likelihood":
+                record.computed = total_of([part.computed for part in parts])
         try:
             if not record.error:
                 return self.kinds.of[kind].finish(asked.request, parts, record)

@@ -233,7 +233,8 @@ class Record:
     """Cost and outcome of one request. `cost` in results is the sum of all records.
 
     `rows` is None for lm-eval's own models, whose forward passes are not known. A document with a
-    skipped request is not scored, and is no error.
+    skipped request is not scored, and is no error. `computed` is the number of positions that the
+    rows of a generation ran; None if it is not known.
     """
 
     task: str
@@ -245,6 +246,7 @@ class Record:
     rows: int | None = 0
     tokens: int = 0
     seconds: float = 0.0
+    computed: int | None = None
     score: Score | None = None
     budget: int = 0
     truncated: int = 0
@@ -342,7 +344,14 @@ def _cost_columns(own: Sequence[Record]) -> dict[str, Any]:
     else:
         found["exit"] = [r.details.get("exit") for r in own]
         found["steps"] = [r.details.get("steps_taken") for r in own]
+        found["computed_tokens"] = total_of([r.computed for r in own])
     return found
+
+
+def total_of(counts: Sequence[int | None]) -> int | None:
+    """Returns the sum; None if a count is not known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
@@ -367,11 +376,12 @@ def cost_block(
 ) -> dict[str, Any]:
     """Returns cost per task and in total.
 
-    `forwards` counts the model calls that each sample needs by itself; `device` is the cost on the
-    devices, where samples share calls.
+    `forwards` counts the model calls that each sample needs by itself, `computed_tokens` the
+    positions that they run; `device` is the cost on the devices, where samples share calls.
     """
     tasks: dict[str, dict[str, Any]] = {}
     nats: dict[str, list[float]] = {}  # task -> nats and tokens of whole texts
+    computed: dict[str, list[int | None]] = {}
     for record in records:
         counts = dict.fromkeys(
             ("errors", "requests", "forwards", "rows", "tokens", "seconds", "truncated"), 0
@@ -390,6 +400,8 @@ def cost_block(
         cost["forwards"] += record.rows
         cost["rows"] += record.rows
         cost["truncated"] += record.truncated > 0
+        if record.kind != "likelihood":
+            computed.setdefault(record.task, []).append(record.computed)
         if record.budget:
             cost["budget_forwards"] = cost.get("budget_forwards", 0) + record.budget
         if "text_nats" in record.details:
@@ -399,6 +411,8 @@ def cost_block(
         tasks.setdefault(task, {})["errors"] = errors.get(task, 0)
     for cost in tasks.values():
         cost["samples"] = len(cost.get("samples", ()))
+    for task, counts_of in computed.items():
+        tasks[task]["computed_tokens"] = total_of(counts_of)
     for task, (total_nats, tokens) in nats.items():
         tasks[task]["nats_per_token"] = total_nats / tokens
     total: dict[str, Any] = {"wall_seconds": wall_seconds}

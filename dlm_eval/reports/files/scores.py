@@ -169,6 +169,13 @@ def _kind(content: Content, task: str) -> str | None:
     return GENERATION if output == "generate_until" else LIKELIHOOD
 
 
+def approximation(strategy: str | None) -> str:
+    """Returns what of a task's decoding changes tokens to save time, "" if nothing does
+    (`DecodeSettings.title`).
+    """
+    return (strategy or "").partition(" with ")[2]
+
+
 def outside_sandbox(content: Content, task: str) -> bool:
     """Returns whether programs of a task or group ran outside the sandbox (code_tasks.py)."""
     sandboxes = content.part("dlm_eval", "environment", "sandbox")
