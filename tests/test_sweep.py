@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from harness_tasks import write_tasks
+from scipy.stats import binomtest
 
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
@@ -157,6 +158,14 @@ def sweep(tasks: Path, out: Path, *words: str) -> int:
     return main([*base, *words])
 
 
+def values(results: Path) -> list[float]:
+    """The values of the documents, in their order, from the samples file of a result file."""
+    name = results.name.replace("results_", "samples_t_write_").replace(".json", ".jsonl")
+    lines = (results.parent / name).read_text(encoding="utf-8").splitlines()
+    samples = sorted(map(json.loads, lines), key=lambda sample: sample["doc_id"])
+    return [float(sample["exact_match"]) for sample in samples]
+
+
 def read(file: Path) -> list[dict[str, str]]:
     with file.open(newline="") as stream:
         return list(csv.DictReader(stream))
@@ -192,7 +201,7 @@ def test_a_sweep_agrees_with_its_result_files(
         ("point", "threshold", ""),
     ]  # fmt: skip
     assert len({row["value"] for row in rows}) > 1
-    device_rows = []
+    device_rows, scored = [], []
     for row in rows:
         saved = json.loads((tmp_path / "toy" / row["results"]).read_text())
         cost = saved["dlm_eval"]["cost"]["t_write"]
@@ -209,6 +218,19 @@ def test_a_sweep_agrees_with_its_result_files(
         assert float(row["tokens_per_second"]) == pytest.approx(cost["tokens"] / cost["seconds"])
         strategy = saved["dlm_eval"]["settings"]["decode"]["strategy"]
         assert strategy == (row["decode.strategy"] or "confidence")
+        assert float(row["computed_per_sample"]) == cost["computed_tokens"] / 5
+        assert float(row["tokens_per_computed"]) == cost["tokens"] / cost["computed_tokens"]
+        scored.append(values(tmp_path / "toy" / row["results"]))
+    for row, own in zip(rows[1:], scored[1:], strict=True):  # against the baseline, by document
+        changes = [one - other for one, other in zip(own, scored[0], strict=True)]
+        assert float(row["minus_baseline"]) == pytest.approx(sum(changes) / 5)
+        assert float(row["minus_baseline_low"]) <= sum(changes) / 5
+        assert float(row["minus_baseline_high"]) >= sum(changes) / 5
+        moved, gained = sum(map(abs, changes)), changes.count(1)
+        assert float(row["p"]) == pytest.approx(
+            binomtest(gained, int(moved)).pvalue if moved else 1
+        )
+    assert rows[0]["minus_baseline"] == rows[0]["p"] == ""
     baseline, slow = rows[0], rows[3]
     assert (
         baseline["value"] == slow["value"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def _report(sweep: Sweep, home: Path) -> None:
         return "" if value is None else f"{value:.{digits}f}"
 
     for task in sweep.tasks():
-        front = sweep.front(task)
+        front, baseline = sweep.front(task), sweep.baseline(task)
         rows: list[Sequence[str]] = []
         for p in sweep.of(task):
             score = shown(p.value, 4) + (f" ± {p.stderr:.4f}" if p.stderr is not None else "")
@@ -161,7 +162,15 @@ def _report(sweep: Sweep, home: Path) -> None:
             name = p.curve if p.baseline else ", ".join(f"{k}={v}" for k, v in p.decode.items())
             per_sample = shown(p.forwards / p.samples if p.samples else None, 1)
             speed = [per_sample, shown(p.tokens_per_forward, 3), shown(p.tokens_per_second, 1)]
-            rows.append([name, score, spread, *speed, "*" if p in front else ""])
+            known = p.computed is not None and p.samples
+            speed.append(shown((p.computed or 0) / p.samples if known else None, 0))
+            change = p.minus(baseline) if baseline is not None and not p.baseline else None
+            paired = (
+                f"{change.difference:+.4f} ({change.low:+.4f} to {change.high:+.4f})"
+                if change
+                else ""
+            )
+            rows.append([name, score, spread, *speed, paired, "*" if p in front else ""])
         metric = sweep.of(task)[0].metric
         headers = [
             "decode",
@@ -170,6 +179,8 @@ def _report(sweep: Sweep, home: Path) -> None:
             "forwards/sample",
             "tokens/forward",
             "tokens/s",
+            "computed/sample",
+            "minus baseline (95 %)",
             "Pareto",
         ]
         if all(not row[2] for row in rows):
@@ -413,11 +424,29 @@ def points_of(
                 forwards=cost.get("forwards", 0),
                 tokens=cost.get("tokens", 0),
                 seconds=cost.get("seconds", 0.0),
+                computed=cost.get("computed_tokens"),
+                values=_values(results, name, metric, chosen),
                 better=bool(results.get("higher_is_better", {}).get(name, {}).get(metric, True)),
                 results=finished.file.name if finished.file else "",
             )
         )
     return found
+
+
+def _values(
+    results: Mapping[str, Any], task: str, metric: str, filter_name: str
+) -> dict[str, float]:
+    """Returns document -> its value of a metric, if the score is their mean; else nothing."""
+    found = {
+        str(sample["doc_id"]): float(sample[metric])
+        for sample in results.get("samples", {}).get(task, ())
+        if sample.get("filter", "none") == filter_name
+        and isinstance(sample.get(metric), (bool, int, float))
+        and "error" not in sample
+    }
+    score = _number(results["results"][task].get(f"{metric},{filter_name}"))
+    mean = math.fsum(found.values()) / len(found) if found else math.nan
+    return found if score is not None and math.isclose(mean, score, abs_tol=1e-9) else {}
 
 
 def _number(value: Any) -> float | None:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dlm_eval.reports.files.csv_file import cell, csv_text
 from dlm_eval.reports.sweep.points import Point, mean_of_templates
 from dlm_eval.reports.sweep.quality_speed import aup, pareto
+
+
+class Axis(NamedTuple):
+    """A measure of speed, for a plot and its Pareto front.
+
+    Attributes:
+        label: what is measured, in words.
+        of: returns it; None if it is not known.
+    """
+
+    label: str
+    of: Callable[[Point], float | None]
+
+
+FORWARDS = Axis("tokens per forward", lambda p: p.tokens_per_forward)
+COMPUTED = Axis("tokens per computed position", lambda p: p.tokens_per_computed)
 
 
 @dataclass(frozen=True)
@@ -53,9 +70,13 @@ class Sweep:
             mean_of_templates(group) if group[0].template else group[0] for group in groups.values()
         ]
 
-    def front(self, task: str) -> list[Point]:
+    def baseline(self, task: str) -> Point | None:
+        """Returns the one-token-per-step decoder on a task, if the sweep has it."""
+        return next((p for p in self.of(task) if p.baseline), None)
+
+    def front(self, task: str, axis: Axis = FORWARDS) -> list[Point]:
         """Returns the Pareto front, slowest first."""
-        placed = [(p, p.tokens_per_forward, p.value) for p in self.of(task)]
+        placed = [(p, axis.of(p), p.value) for p in self.of(task)]
         known = [
             (p, rho, y if p.better else -y)
             for p, rho, y in placed
@@ -66,7 +87,7 @@ class Sweep:
             for (p, *_), on in zip(known, pareto([(rho, y) for _, rho, y in known]), strict=True)
             if on
         ]
-        return sorted(best, key=lambda p: p.tokens_per_forward or 0.0)
+        return sorted(best, key=lambda p: axis.of(p) or 0.0)
 
     def curves(self, task: str) -> list[Curve]:
         """Returns the curves of a task, slowest point first."""
@@ -97,21 +118,30 @@ class Sweep:
             *("model", "task", "template", "role", "curve"), *(f"decode.{key}" for key in keys),
             *("metric", "filter", "value", "stderr", "low", "high", "templates", "samples", "errors"),
             *("forwards_per_sample", "tokens_per_forward", "tokens_per_second", "pareto", "results"),
+            *("computed_per_sample", "tokens_per_computed", "pareto_computed"),
+            *("minus_baseline", "minus_baseline_low", "minus_baseline_high", "p"),
         ]  # fmt: skip
         rows = []
         for task in self.tasks():
-            front = self.front(task)
+            fronts = [self.front(task, axis) for axis in (FORWARDS, COMPUTED)]
+            baseline = self.baseline(task)
             worded = [p for p in self.points if p.task == task and p.template]
-            rows += [self._row(p, keys, p in front) for p in self.of(task)] + [
-                self._row(p, keys, None) for p in worded
-            ]
+            rows += [
+                self._row(p, keys, [p in front for front in fronts], baseline)
+                for p in self.of(task)
+            ] + [self._row(p, keys, [None, None], None) for p in worded]
         return csv_text(columns, rows)
 
-    def _row(self, p: Point, keys: Sequence[str], on_front: bool | None) -> list[str]:
+    def _row(
+        self, p: Point, keys: Sequence[str], on_front: Sequence[bool | None], baseline: Point | None
+    ) -> list[str]:
+        change = p.minus(baseline) if baseline is not None and not p.baseline else None
         values = [
             *(self.model, p.task, p.template, "baseline" if p.baseline else "point", p.curve), *(p.decode.get(key) for key in keys),
             *(p.metric, p.metric_filter, p.value, p.stderr, p.low, p.high, p.templates, p.samples, p.errors),
-            *(p.forwards / p.samples if p.samples else None, p.tokens_per_forward, p.tokens_per_second, on_front, p.results),
+            *(p.forwards / p.samples if p.samples else None, p.tokens_per_forward, p.tokens_per_second, on_front[0], p.results),
+            *(p.computed / p.samples if p.computed is not None and p.samples else None, p.tokens_per_computed, on_front[1]),
+            *((change.difference, change.low, change.high, change.p) if change else [None] * 4),
         ]  # fmt: skip
         return [cell(value) for value in values]
 

@@ -9,8 +9,8 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.printable import printable
 from dlm_eval.redaction import redact_text
-from dlm_eval.reports.sweep.curves import Curve, Sweep
-from dlm_eval.reports.sweep.points import BASELINE, Point
+from dlm_eval.reports.sweep.curves import COMPUTED, FORWARDS, Axis, Curve, Sweep
+from dlm_eval.reports.sweep.points import BASELINE, SPEED, Point
 
 PANEL = (6.4, 4.8)  # inches
 ACROSS = 3
@@ -23,7 +23,8 @@ MARKERS = "osD^vPX"
 def draw(sweep: Sweep, path: Path) -> None:
     """Writes the plot atomically, in the format given by the suffix of `path`.
 
-    Bars are standard errors, or the range from the worst to the best of several templates.
+    The first rows of panels show a score against tokens per forward, the last against tokens per
+    computed position (if that is known). Bars are standard errors, or the range from the worst to the best of several templates.
 
     Raises:
         UserError: the file cannot be written.
@@ -31,14 +32,19 @@ def draw(sweep: Sweep, path: Path) -> None:
     from matplotlib.figure import Figure
 
     tasks = sweep.tasks()
+    known = any(COMPUTED.of(point) is not None for point in sweep.points)
+    axes = (FORWARDS, COMPUTED) if known else (FORWARDS,)
     across = min(ACROSS, max(1, len(tasks)))
-    down = -(-len(tasks) // across)
+    rows = -(-len(tasks) // across)
+    down = rows * len(axes)
     figure = Figure(figsize=(PANEL[0] * across, PANEL[1] * down), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).flatten()
-    for panel, task in zip(panels, tasks, strict=False):
-        _panel(panel, sweep, task)
-    for panel in panels[len(tasks) :]:
-        panel.set_axis_off()
+    for number, axis in enumerate(axes):
+        own = panels[number * rows * across : (number + 1) * rows * across]
+        for panel, task in zip(own, tasks, strict=False):
+            _panel(panel, sweep, task, axis)
+        for panel in own[len(tasks) :]:
+            panel.set_axis_off()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         figure.savefig(temporary, dpi=150)
@@ -49,17 +55,17 @@ def draw(sweep: Sweep, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _panel(panel: Any, sweep: Sweep, task: str) -> None:
+def _panel(panel: Any, sweep: Sweep, task: str, axis: Axis) -> None:
     points = sweep.of(task)
     for number, curve in enumerate(sweep.curves(task)):
-        _curve(panel, curve, COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
+        _curve(panel, curve, axis, COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)])
     for point in points:
-        if point.baseline and point.value is not None and point.tokens_per_forward is not None:
+        if point.baseline and point.value is not None and axis.of(point) is not None:
             panel.axhline(point.value, color="0.45", linestyle="--", linewidth=1, zorder=1)
             label = f"baseline: {BASELINE}"
             look = {"fmt": "*", "markersize": 12, "color": "0.35", "label": label}
-            panel.errorbar([point.tokens_per_forward], [point.value], yerr=_bars([point]), **look)
-    front = [(p.tokens_per_forward, p.value) for p in sweep.front(task)]
+            panel.errorbar([axis.of(point)], [point.value], yerr=_bars([point]), **look)
+    front = [(axis.of(p), p.value) for p in sweep.front(task, axis)]
     if front:
         panel.plot(*zip(*front, strict=True), color="black", linewidth=1, linestyle=":", zorder=4)
         rings = {
@@ -70,23 +76,22 @@ def _panel(panel: Any, sweep: Sweep, task: str) -> None:
             "zorder": 5,
         }
         panel.scatter(*zip(*front, strict=True), label="Pareto front", **rings)
-    _frame(panel, points, sweep.model, task)
-    _legend(panel, sweep, task)
+    _frame(panel, points, sweep.model, task, axis)
+    _legend(panel, sweep, task, axis)
 
 
-def _curve(panel: Any, curve: Curve, colour: str, marker: str) -> None:
-    rho, values = [p.tokens_per_forward for p in curve.points], [p.value for p in curve.points]
-    several = len({p.pace.split("=")[0] for p in curve.points}) > 1 or any(
-        "," in p.pace for p in curve.points
+def _curve(panel: Any, curve: Curve, axis: Axis, colour: str, marker: str) -> None:
+    placed = sorted(
+        ((speed, p) for p in curve.points if (speed := axis.of(p)) is not None),
+        key=lambda pair: pair[0],
     )
-    by = (
-        ""
-        if several or not curve.points[0].pace
-        else f" by {curve.points[0].pace.partition('=')[0]}"
-    )
-    label = _label((curve.name or "sweep") + by) + (
-        f"  (AUP {curve.aup:.1f})" if curve.aup is not None else ""
-    )
+    if not placed:
+        return
+    rho, values = [speed for speed, _ in placed], [p.value for _, p in placed]
+    varying = [name for name in SPEED if len({p.decode.get(name) for _, p in placed}) > 1]
+    by = f" by {', '.join(varying)}" if varying else ""
+    scored = curve.aup is not None and axis is FORWARDS
+    label = _label((curve.name or "sweep") + by) + (f"  (AUP {curve.aup:.1f})" if scored else "")
     look = {
         "color": colour,
         "marker": marker,
@@ -95,12 +100,14 @@ def _curve(panel: Any, curve: Curve, colour: str, marker: str) -> None:
         "elinewidth": 1,
         "capsize": 2,
     }
-    _, caps, bars = panel.errorbar(rho, values, yerr=_bars(curve.points), label=label, **look)
+    _, caps, bars = panel.errorbar(
+        rho, values, yerr=_bars([p for _, p in placed]), label=label, **look
+    )
     for part in (*caps, *bars):
         part.set_alpha(0.45)  # bars of several curves overlap
-    for point in curve.points:
-        note = point.pace if several else point.pace.partition("=")[2]
-        place = (point.tokens_per_forward, point.value)
+    for speed, point in placed:
+        note = ", ".join(point.decode.get(name, "-") for name in varying)
+        place = (speed, point.value)
         panel.annotate(
             _label(note), place, xytext=(6, 5), textcoords="offset points", fontsize=8, color=colour
         )
@@ -117,15 +124,15 @@ def _bars(points: Any) -> list[list[float]]:
     return [below, above]
 
 
-def _frame(panel: Any, points: list[Point], model: str, task: str) -> None:
+def _frame(panel: Any, points: list[Point], model: str, task: str, axis: Axis) -> None:
     templates = max((p.templates for p in points), default=1)
     metric = points[0].metric if points else ""
     several = f", mean of {templates} templates (bars: worst to best)" if templates > 1 else ""
     panel.set_title(_label(f"{model} on {task}"), fontsize=11)
     panel.set_ylabel(_label(metric + several), fontsize=9)
-    panel.set_xlabel("tokens per forward")
+    panel.set_xlabel(axis.label)
     panel.set_xscale("log", base=2)
-    panel.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    panel.xaxis.set_major_formatter(lambda x, _: f"{x:.3g}")
     panel.margins(x=0.12, y=0.15)
     panel.grid(alpha=0.25)
     if all(0 <= (p.value or 0.0) <= 1 for p in points):
@@ -133,12 +140,12 @@ def _frame(panel: Any, points: list[Point], model: str, task: str) -> None:
         panel.set_ylim(max(low, -0.03), min(high, 1.03))  # a share
 
 
-def _legend(panel: Any, sweep: Sweep, task: str) -> None:
+def _legend(panel: Any, sweep: Sweep, task: str, axis: Axis) -> None:
     if not panel.get_legend_handles_labels()[0]:
         return
-    scored = [curve for curve in sweep.curves(task) if curve.aup is not None]
+    scored = [c for c in sweep.curves(task) if c.aup is not None and axis is FORWARDS]
     title = f"AUP with y_max {scored[0].y_max:.1f} % ({sweep.y_max_source})" if scored else None
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2}
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
     panel.legend(fontsize=8, frameon=False, title=title, title_fontsize=8, **place)
 
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from dlm_eval.errors import UserError
+from dlm_eval.reports.regression.statistics import Paired, paired
 from dlm_eval.settings import split_commas
 
 # Settings that trade quality for speed. They vary along a curve. All others distinguish curves.
@@ -26,6 +29,9 @@ SPEED = (
     "entropy_bound",
     "editing_threshold",
     "num_to_transfer",
+    "prompt_interval_steps",
+    "gen_interval_steps",
+    "transfer_ratio",
 )
 BASELINE = "one token per step"
 
@@ -49,6 +55,8 @@ class Point:
         forwards, tokens, seconds: model calls, visible tokens and model seconds of all samples.
         better: whether higher values are better.
         results: name of the results file.
+        computed: positions that the model calls ran; None if it is not known.
+        values: document -> its value, if the score is their mean; empty otherwise.
     """
 
     task: str
@@ -69,6 +77,24 @@ class Point:
     high: float | None = None
     templates: int = 1
     results: str = ""
+    computed: int | None = None
+    values: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+    def minus(self, other: Point) -> Paired | None:
+        """Returns the paired difference to another point on the documents that both have scored.
+
+        None if a score is no mean over documents, or if they have none in common.
+        """
+        common = [key for key in self.values if key in other.values]
+        if not common:
+            return None
+        own, others = (np.array([point.values[k] for k in common]) for point in (self, other))
+        return paired(others, own)
+
+    @property
+    def tokens_per_computed(self) -> float | None:
+        """Visible tokens per position that a model call ran."""
+        return self.tokens / self.computed if self.computed and self.tokens else None
 
     @property
     def tokens_per_forward(self) -> float | None:
@@ -88,11 +114,6 @@ class Point:
             if self.baseline
             else ", ".join(f"{k}={v}" for k, v in self.decode.items() if k not in SPEED)
         )
-
-    @property
-    def pace(self) -> str:
-        """The settings that distinguish points on the same curve."""
-        return ", ".join(f"{k}={v}" for k, v in self.decode.items() if k in SPEED)
 
 
 def grid(groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
@@ -157,4 +178,22 @@ def mean_of_templates(points: Sequence[Point]) -> Point:
         tokens=sum(p.tokens for p in points),
         seconds=math.fsum(p.seconds for p in points),
         results="",
+        computed=total(p.computed for p in points),
+        values=_mean_values([p.values for p in points]),
     )
+
+
+def _mean_values(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns the mean value of each document that every template has scored."""
+    first, *others = values
+    return {
+        key: math.fsum(one[key] for one in values) / len(values)
+        for key in first
+        if all(key in other for other in others)
+    }
+
+
+def total(counts: Iterable[int | None]) -> int | None:
+    """Returns the sum; None if a count is not known."""
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)
