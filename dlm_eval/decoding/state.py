@@ -243,26 +243,27 @@ class DecodeState:
             )
         end = visible_end(self.model, self.open, int(at[-1]), self._causal)
         factor = self.settings.guidance_factor
+        shown = (self.tokens if tokens is None else tokens)[:end].copy()
         unguided = None
         if factor != 1:
             hidden = self.given.copy()
             hidden[0] &= not self.model.needs_bos  # the model predicts nothing without it
-            unguided = np.where(hidden, self.model.mask_id, self.tokens)[:end]
-        shown = (self.tokens if tokens is None else tokens)[:end].copy()
+            unguided = np.where(hidden[: len(shown)], self.model.mask_id, shown)
         cached = {}
         if query.head is None and tokens is None:
             cached = self.cache.part(shown, self.open[:end], at, self.block_positions)
         return ForwardRow(
-            shown, at, query.op, self._uniforms(at) if payload is None else payload, unguided, factor, query.head,
+            shown, at, query.op, self.uniforms(at) if payload is None else payload, unguided, factor, query.head,
             time=query.time, kept=self.kept if query.keeps else None,
             ids=self.ids[at] if query.keeps else None, **cached,
         )  # fmt: skip
 
-    def _uniforms(self, at: Ints) -> Floats:
+    def uniforms(self, at: Ints, ahead: int = 0) -> Floats:
+        """Returns [W] uniform numbers that tokens at `at` are drawn with, `ahead` steps from now."""
         if self.settings.temperature == 0:
             return np.zeros(len(at))
         ids = self.ids[at]
-        return self.noise.uniforms("draw", self.global_step, int(ids.max()) + 1)[ids]
+        return self.noise.uniforms("draw", self.global_step + ahead, int(ids.max()) + 1)[ids]
 
     # -- changes -----------------------------------------------------------------------------------
 

@@ -1,0 +1,102 @@
+"""Decoders that claim to write the tokens of the one-token decoder do, under equal random numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dlm_eval import Canvas, UserError, decoding, load_model
+from dlm_eval.canvas import BLANK
+from dlm_eval.models.families.toy import Toy, ToySettings
+
+CANVASES = 1000
+WHOLE = {"early_exit": False}
+
+
+@pytest.fixture(scope="module")
+def toy() -> Toy:
+    return Toy(ToySettings(vocab=6, inconsistency=0.9, seed=3))
+
+
+def random_canvases(model: Any, count: int, longest: int) -> list[Canvas]:
+    """Random tokens with holes anywhere, one or several."""
+    rng = np.random.default_rng(18)
+    usable = [t for t in range(model.vocab_size) if t != model.mask_id]
+    canvases = []
+    for number in range(count):
+        length = int(rng.integers(2, longest + 1))
+        is_open = rng.random(length) < rng.uniform(0.3, 1.0)
+        is_open[0] = False
+        is_open[-1] |= not is_open.any()
+        tokens = np.where(is_open, BLANK, rng.choice(usable, length))
+        canvases.append(Canvas(tuple(map(int, tokens)), tuple(map(bool, is_open)), str(number)))
+    return canvases
+
+
+def answers(model: Any, canvases: list[Canvas], **options: Any) -> list[Any]:
+    """Tokens and their probabilities when written."""
+    found = decoding.fill(model, canvases, **{**WHOLE, **options})
+    return [
+        (filling.tokens, np.nan_to_num(filling.confidence).round(4).tolist()) for filling in found
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("draft_steps", [1, 2, 4, 9])
+def test_freedave_on_a_thousand_canvases(toy: Toy, draft_steps: int, temperature: float) -> None:
+    canvases = random_canvases(toy, CANVASES, 10)
+    plain = answers(toy, canvases, strategy="confidence", temperature=temperature)
+    draft = answers(
+        toy, canvases, strategy="freedave", draft_steps=draft_steps, temperature=temperature
+    )
+    unequal = [number for number in range(CANVASES) if plain[number] != draft[number]]
+    assert not unequal, f"{len(unequal)} canvases, the first is {canvases[unequal[0]]}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"block_length": 5},
+        {"guidance": 1.5},
+        {"logits_eos_inf": True, "temperature": 0.7, "top_k": 5},
+        {"confidence_eos_eot_inf": True},
+        {"early_exit": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["llada", "dream", "sdar"])
+def test_freedave_on_networks(shared: Path, family: str, options: dict[str, Any]) -> None:
+    blocks = {"block_length": 4} if family == "sdar" else {}
+    folder = str(shared / "goldens" / family)
+    model = load_model(family, pretrained=folder, dtype="float32", device="cpu", **blocks)
+    if blocks and {"block_length", "guidance"} & set(options):
+        pytest.skip("its blocks are its own, and its rows under guidance run whole")
+    canvases = random_canvases(model, 20, 20)
+    if "block_length" in options:  # a schedule needs blocks of equal length
+        canvases = [Canvas.completion(canvas.tokens[:1], 10) for canvas in canvases]
+    # SDAR's schedule counts given tokens of a block, so that it writes several open ones at once.
+    one = {"threshold": 1.0, "strategy": "threshold"} if blocks else {"strategy": "confidence"}
+    plain = answers(model, canvases, **one, **options)
+    assert plain == answers(model, canvases, strategy="freedave", draft_steps=3, **options)
+
+
+def test_rounds_and_rows_are_counted(toy: Toy) -> None:
+    """One draft that is right halves the rounds; rows are those of all drafts."""
+    sure = Toy(ToySettings(vocab=6, inconsistency=0.0, seed=3))
+    canvas = Canvas.completion([1, 2], 8)
+    (plain,) = decoding.fill(sure, [canvas], "confidence", **WHOLE)
+    (draft,) = decoding.fill(sure, [canvas], "freedave", draft_steps=4, **WHOLE)
+    assert plain.forwards == plain.steps == 8 and draft.tokens == plain.tokens
+    assert draft.steps < 8 < draft.forwards <= 1 + 4 * draft.steps
+    most = decoding.resolve({"strategy": "freedave", "draft_steps": 4})
+    assert draft.forwards <= most.strategy.most_forwards(sure, canvas, most)
+    (one,) = decoding.fill(sure, [canvas], "freedave", draft_steps=1, **WHOLE)
+    assert (one.tokens, one.forwards, one.steps) == (plain.tokens, 8, 8)
+
+
+def test_an_approximate_cache_is_refused() -> None:
+    with pytest.raises(UserError, match="cache 'prefix' is not used by strategy 'freedave'"):
+        decoding.resolve({"strategy": "freedave", "cache": "prefix"})
