@@ -41,11 +41,13 @@ class Candidates(NamedTuple):
     def highest(self, count: int) -> Candidates:
         """Returns the `count` candidates with the highest scores, in that order."""
         order = np.argsort(-self.score, kind="stable")[:count]
-        return Candidates(*(values[order] for values in self))
+        return Candidates(self.at[order], self.token[order], self.logprob[order], self.score[order])
 
     def first(self, count: int) -> Candidates:
         """Returns the first `count` candidates."""
-        return Candidates(*(values[:count] for values in self))
+        return Candidates(
+            self.at[:count], self.token[:count], self.logprob[:count], self.score[:count]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
