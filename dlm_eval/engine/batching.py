@@ -44,7 +44,8 @@ class Waiting:
         key: identity of the sequence (`identity`).
         requests: (program, index of the row in its step, row) of every program that needs this
             sequence.
-        kind: what rows of a batch share: the head, and whether they have cached positions.
+        kind: what rows of a batch share: the head, and whether they have cached positions or a
+            layout.
         passes: sequences that the device runs for the row.
         length: positions that run.
         past: positions that are read from the KV cache.
@@ -61,7 +62,7 @@ class Waiting:
     def __init__(self, row: ForwardRow, key: bytes = b"") -> None:
         self.row, self.key = row, key
         self.requests: list[tuple[Any, int, ForwardRow]] = []
-        self.kind = row.head_name, row.query_span is not None
+        self.kind = row.head_name, row.query_span is not None, row.layout is not None
         self.passes = row.passes
         self.length = len(row.run)
         self.past = len(row.tokens) - self.length
@@ -191,7 +192,7 @@ def identity(row: ForwardRow) -> bytes:
     """
     head = row.head_name.encode() + b"|" + row.tokens.tobytes()
     plain = row.unguided is None and row.inputs is None and row.query_span is None
-    if plain and not row.time and not row.fed:
+    if plain and not row.time and not row.fed and row.layout is None:
         return head  # as most are
     unguided = (
         b"" if row.unguided is None else b"|" + row.unguided.tobytes() + str(row.guidance).encode()
@@ -200,4 +201,5 @@ def identity(row: ForwardRow) -> bytes:
     time = f"|{row.time}".encode() if row.time else b""
     cached = b"" if row.query_span is None else f"|{id(row.kv_cache)} {row.query_span}".encode()
     fed = f"|{id(row.kept)}".encode() if row.fed else b""
-    return head + unguided + continuous + time + cached + fed
+    layout = b"" if row.layout is None else b"|" + row.layout.key
+    return head + unguided + continuous + time + cached + fed + layout
