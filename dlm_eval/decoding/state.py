@@ -24,7 +24,7 @@ from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.exits import EarlyExit
 from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.step import Bools, Edit, Floats, Ints, Query, StepState, Trace, TraceStep
-from dlm_eval.engine import ForwardRow, Output
+from dlm_eval.engine import ForwardRow, Layout, Output
 from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser, exact_cache_block, logit_shift
@@ -58,12 +58,16 @@ def split_blocks(
 ) -> Iterator[tuple[Ints, Block]]:
     """Yields the positions of each block in order, and the block.
 
-    A block is a run of `block_length` open positions. Blocks of a block-causal model are its own,
-    or equal parts of them.
+    A block is a run of `block_length` open positions, or of `block_length` positions from the first
+    open one if the strategy counts given ones too (`Strategy.blocks_count_given`). Blocks of a
+    block-causal model are its own, or equal parts of them.
     """
     if block is not None:
         size = settings.block_length or block
         parts = np.split(positions, np.nonzero(np.diff(positions // size))[0] + 1)
+    elif settings.strategy.blocks_count_given and settings.block_length is not None:
+        number_of = (positions - positions[0]) // settings.block_length
+        parts = np.split(positions, np.nonzero(np.diff(number_of))[0] + 1)
     else:
         size = settings.block_length or len(positions)
         parts = np.split(positions, range(size, len(positions), size))
@@ -217,45 +221,46 @@ class DecodeState:
         query: Query,
         tokens: Ints | None = None,
         payload: NDArray[Any] | None = None,
+        layout: Layout | None = None,
     ) -> ForwardRow:
         """Returns the row that reads `at`, without positions that the model cannot see from there.
 
         Args:
             at: [W] positions, ascending.
             query: what to read.
-            tokens: [L] tokens that replace the canvas' own (a draft, or masks to verify). Such a
-                row runs whole, without a KV cache.
+            tokens: [K] tokens that replace the canvas' own (a draft, masks to verify, or only its
+                beginning). Such a row runs whole, without a KV cache.
             payload: [W, ...] input of the query's op; None: the random numbers of this step.
+            layout: places and visibility of `tokens`, for models that take them.
 
         Raises:
             SampleError: the positions are not ascending, or not of the canvas.
         """
-        if (
-            not len(at)
-            or at[0] < 0
-            or at[-1] >= len(self.ids)
-            or np.count_nonzero(at[1:] <= at[:-1])
-        ):
+        length = len(self.ids if tokens is None else tokens)
+        if not len(at) or at[0] < 0 or at[-1] >= length or np.count_nonzero(at[1:] <= at[:-1]):
             raise SampleError(
                 f"strategy '{self.settings.strategy.name}' reads positions {_plain(at[:8])}; they "
                 "must be ascending,"
-                f" at least one and within 0 to {len(self.ids) - 1}"
+                f" at least one and within 0 to {length - 1}"
             )
-        end = visible_end(self.model, self.open, int(at[-1]), self._causal)
+        shown = (self.tokens if tokens is None else tokens).copy()
+        if layout is None:
+            shown = shown[: visible_end(self.model, self.open, int(at[-1]), self._causal)]
+        end = len(shown)
         factor = self.settings.guidance_factor
-        shown = (self.tokens if tokens is None else tokens)[:end].copy()
         unguided = None
         if factor != 1:
             hidden = self.given.copy()
             hidden[0] &= not self.model.needs_bos  # the model predicts nothing without it
-            unguided = np.where(hidden[: len(shown)], self.model.mask_id, shown)
+            unguided = shown.copy()
+            unguided[: len(hidden)][hidden[:end]] = self.model.mask_id
         cached = {}
         if query.head is None and tokens is None:
             cached = self.cache.part(shown, self.open[:end], at, self.block_positions)
         return ForwardRow(
             shown, at, query.op, self.uniforms(at) if payload is None else payload, unguided, factor, query.head,
             time=query.time, kept=self.kept if query.keeps else None,
-            ids=self.ids[at] if query.keeps else None, **cached,
+            ids=self.ids[at] if query.keeps else None, layout=layout, **cached,
         )  # fmt: skip
 
     def uniforms(self, at: Ints, ahead: int = 0) -> Floats:

@@ -74,6 +74,7 @@ class Strategy:
         takes_steps: whether `steps` can be set.
         resizes: whether it inserts or deletes positions.
         writes_ahead: whether a step may write positions of later blocks.
+        blocks_count_given: whether `block_length` counts the given positions between open ones too.
     """
 
     name: ClassVar[str] = ""
@@ -83,6 +84,7 @@ class Strategy:
     takes_steps: ClassVar[bool] = True
     resizes: ClassVar[bool] = False
     writes_ahead: ClassVar[bool] = False
+    blocks_count_given: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, name: str = "", **more: Any) -> None:
         super().__init_subclass__(**more)

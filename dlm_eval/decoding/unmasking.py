@@ -206,10 +206,15 @@ class Unmasking(Strategy):
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
-        if self.resizes and (model.attention != "full" or settings.cache in APPROXIMATE):
+        if self.resizes:
+            self.refuse_part_rows("changes the length of the canvas", model, settings)
+
+    def refuse_part_rows(self, why: str, model: Denoiser, settings: DecodeSettings) -> None:
+        """Raises UserError if a row of `model` does not run and show the whole canvas."""
+        if model.attention != "full" or settings.cache in APPROXIMATE:
             raise UserError(
-                f"decode strategy '{self.name}' changes the length of the canvas; it needs full "
-                "attention and no approximate cache"
+                f"decode strategy '{self.name}' {why}; it needs full attention and no approximate "
+                "cache"
             )
 
     def program(self, request: FillRequest) -> Program[Filling]:

@@ -9,6 +9,16 @@ engine: runs programs until they return
 from __future__ import annotations
 
 from dlm_eval.engine.engine import Engine
-from dlm_eval.engine.rows import Cost, ForwardRow, Ints, LogProbs, Outcome, Output, Program
+from dlm_eval.engine.rows import Cost, ForwardRow, Ints, Layout, LogProbs, Outcome, Output, Program
 
-__all__ = ["Cost", "Engine", "ForwardRow", "Ints", "LogProbs", "Outcome", "Output", "Program"]
+__all__ = [
+    "Cost",
+    "Engine",
+    "ForwardRow",
+    "Ints",
+    "Layout",
+    "LogProbs",
+    "Outcome",
+    "Output",
+    "Program",
+]

@@ -45,7 +45,7 @@ class Waiting:
         requests: (program, index of the row in its step, row) of every program that needs this
             sequence.
         kind: what rows of a batch share: the head, and whether they have cached positions or
-            features.
+            features, or a layout.
         passes: sequences that the device runs for the row.
         length: positions that run.
         past: positions that are read from the KV cache.
@@ -64,15 +64,16 @@ class Waiting:
     def __init__(self, row: ForwardRow, key: bytes = b"") -> None:
         self.row, self.key = row, key
         self.requests: list[tuple[Any, int, ForwardRow]] = []
-        features = row.features
-        self.kind = row.head_name, row.query_span is not None, features is not None
+        self.kind = (
+            row.head_name, row.query_span is not None, row.features is not None, row.layout is not None,
+        )  # fmt: skip
         self.passes = row.passes
         self.length = len(row.run)
         self.past = len(row.tokens) - self.length
         self.tokens = row.computed
         self.held = 0 if row.kv_cache is None else len(row.tokens)
-        if features is not None:
-            self.held = int(self.length * features.weight)
+        if row.features is not None:
+            self.held = int(self.length * row.features.weight)
         self.wanted = 0
         self.age = sys.maxsize
 
@@ -197,7 +198,8 @@ def identity(row: ForwardRow) -> bytes:
     """
     head = row.head_name.encode() + b"|" + row.tokens.tobytes()
     plain = row.unguided is None and row.inputs is None and row.query_span is None
-    if plain and not row.time and not row.fed and row.features is None:
+    plain &= row.features is None and row.layout is None
+    if plain and not row.time and not row.fed:
         return head  # as most are
     unguided = (
         b"" if row.unguided is None else b"|" + row.unguided.tobytes() + str(row.guidance).encode()
@@ -207,4 +209,5 @@ def identity(row: ForwardRow) -> bytes:
     cached = b"" if row.query_span is None else f"|{id(row.kv_cache)} {row.query_span}".encode()
     fed = f"|{id(row.kept)}".encode() if row.fed else b""
     features = f"|{id(row.features)}".encode() if row.features is not None else b""
-    return head + unguided + continuous + time + cached + fed + features
+    layout = b"" if row.layout is None else b"|" + row.layout.key
+    return head + unguided + continuous + time + cached + fed + features + layout

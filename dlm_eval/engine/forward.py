@@ -20,6 +20,7 @@ from dlm_eval.models.denoiser import (
     Denoiser,
     FeatureCacheDenoiser,
     KeepingOp,
+    LayoutDenoiser,
     LogitsOp,
     device_of,
 )
@@ -96,6 +97,9 @@ def _run(
     wanted: Tensor,
 ) -> tuple[Tensor, Tensor | None]:
     """Returns logits [N, V], and all states [S, B, h, L, d] if any request caches some."""
+    if rows[0].layout is not None:
+        laid_out = cast(LayoutDenoiser, model).logits_in_layout
+        return laid_out(tokens, wanted, *_layouts(rows, tokens)), None
     keep = any(row.cache_until for _, row in requests)
     if rows[0].query_span is None and not keep:
         return (rows[0].head or model.logits)(
@@ -106,6 +110,25 @@ def _run(
         repeated = [*rows, *([rows[0]] * (len(tokens) - len(rows)))]
         past = gather([_cached(row) for row in repeated], [row.begin for row in repeated])
     return cast(CachingDenoiser, model).forward_cached(tokens, valid, wanted, past, keep)
+
+
+def _layouts(rows: Sequence[ForwardRow], tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns positions in the text [B, L] and who sees whom [B, L, L] of laid-out sequences.
+
+    The order is that of `tokens`: rows, their unconditional twins, repeats of the first. Padding is
+    seen by itself only.
+    """
+    given = [row.layout for row in [*rows, *(r for r in rows if r.unguided is not None)]]
+    count, longest = tokens.shape
+    given += given[:1] * (count - len(given))
+    places = np.zeros((count, longest), dtype=np.int64)
+    visible = np.tile(np.eye(longest, dtype=bool), (count, 1, 1))
+    for i, layout in enumerate(given):
+        assert layout is not None
+        length = len(layout.position_ids)
+        places[i, :length] = layout.position_ids
+        visible[i, :length, :length] = layout.visible
+    return torch.from_numpy(places).to(tokens.device), torch.from_numpy(visible).to(tokens.device)
 
 
 def _cached(row: ForwardRow) -> Tensor:

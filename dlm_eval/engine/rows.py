@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -26,6 +28,7 @@ from dlm_eval.models.kv_cache import KVCache
 T = TypeVar("T")
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
 Output = tuple[NDArray[Any], ...]  # arrays whose first dimension is W
 
 
@@ -75,6 +78,26 @@ class LogProbs:
 
 
 @dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the tokens of a row stand in the text, and which of them each one sees.
+
+    Rows without one hold the text from its first position on, and the model says who sees whom.
+
+    Attributes:
+        position_ids: [L] positions in the text, from 0. Several tokens may stand at the same one.
+        visible: [L, L] bool, true if the first one sees the second. Each sees at least one.
+    """
+
+    position_ids: Ints
+    visible: Bools
+
+    @cached_property
+    def key(self) -> bytes:
+        """Digest of the content."""
+        return blake2b(self.position_ids.tobytes() + self.visible.tobytes()).digest()
+
+
+@dataclass(frozen=True, eq=False)
 class ForwardRow:
     """One sequence for one forward pass.
 
@@ -99,6 +122,9 @@ class ForwardRow:
         ids: [W] identities of the wanted positions, the keys of `kept`; None without it.
         fed: number of inputs per wanted position that come from `kept` and precede `inputs`
             (self-conditioning).
+        layout: places and visibility of the tokens, for models that take them
+            (`models.denoiser.LayoutDenoiser`); None for a plain text. It excludes a cache, a head,
+            inputs and a noise level.
     """
 
     tokens: Ints
@@ -117,6 +143,7 @@ class ForwardRow:
     kept: Kept | None = None
     ids: Ints | None = None
     fed: int = 0
+    layout: Layout | None = None
 
     @property
     def head_name(self) -> str:

@@ -269,6 +269,34 @@ class KVCacheDenoiser(Protocol):
         ...
 
 
+class LayoutDenoiser(Protocol):
+    """A denoiser whose rows may say where each token stands and which others it sees.
+
+    Verification beside a draft needs it (WINO). What it says is tested before the first such row
+    (`models.probes.layout_test`).
+    """
+
+    @property
+    def supports_layouts(self) -> bool:
+        """Whether `logits_in_layout` does what the layout says."""
+        ...
+
+    def logits_in_layout(
+        self, tokens: Tensor, positions: Tensor, places: Tensor, visible: Tensor
+    ) -> Tensor:
+        """Returns float32 logits [N, V] at the wanted positions.
+
+        A shifted model reads them one column to the left, as in a plain row.
+
+        Args:
+            tokens: [B, L] long.
+            positions: [B, L] bool, the wanted ones.
+            places: [B, L] long, position of each token in the text.
+            visible: [B, L, L] bool, true if the first sees the second.
+        """
+        ...
+
+
 class CachingDenoiser(Denoiser, KVCacheDenoiser, Protocol):
     """A `Denoiser` whose `supports_kv_cache` is true."""
 
@@ -539,6 +567,11 @@ def read_ahead(model: Denoiser, texts: Sequence[str]) -> None:
 def token_bytes(model: Denoiser, token: int) -> bytes | None:
     """Returns the bytes that an id adds to a text, or None if that is unknown."""
     return cast(TokenBytes, model).token_bytes(token) if offers(model, TokenBytes) else None
+
+
+def takes_layouts(model: Denoiser) -> bool:
+    """Returns whether rows may have a layout (`engine.rows.Layout`)."""
+    return offers(model, LayoutDenoiser) and cast(LayoutDenoiser, model).supports_layouts
 
 
 def caching(model: Denoiser) -> CachingDenoiser | None:

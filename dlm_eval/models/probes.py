@@ -3,7 +3,8 @@ do.
 
 `probe` checks ids, NaN, what positions see, and padding. `cache_test` compares logits with and
 without a KV cache, because not every network that takes keys and values uses them.
-`rows_are_invariant` and `depends_on_batch` compare a row alone with the same row in a batch.
+`layout_test` compares a row with itself in another order. `rows_are_invariant` and
+`depends_on_batch` compare a row alone with the same row in a batch.
 
 Shape letters: L = positions, W = wanted positions, V = vocabulary.
 """
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from dlm_eval.models.denoiser import (
     CacheTested,
     CachingDenoiser,
     Denoiser,
+    LayoutDenoiser,
     caching,
     can_pad,
     device_of,
@@ -247,24 +250,33 @@ def cache_test(model: CachingDenoiser) -> CacheTest:
         return CacheTest(False, f"max_length {model.max_length} is less than two blocks of {half}")
     ran: list[int] = []
     begun = time.perf_counter()
+    reason = _unlike(model, "cache", 2 * half, lambda: _moved_by_cache(model, half, ran))
+    return CacheTest(not reason, reason, len(ran), sum(ran), time.perf_counter() - begun)
+
+
+def _unlike(model: Denoiser, what: str, length: int, moved_by: Callable[[], float]) -> str:
+    """Returns why logits with a cache or layout are not those of plain rows, '' if they are.
+
+    Args:
+        what: 'cache' or 'layout', for the messages.
+        length: positions of the rows of the test.
+        moved_by: returns how far logits move.
+    """
     try:
-        moved = _moved_by_cache(model, half, ran)
-        reason = ""
+        moved = moved_by()
     except Exception as error:  # a network may fail in any way on arguments that it does not know
         if out_of_memory(error):
             raise RunError(
-                f"{model.name}: out of memory while its cache is tested with {2 * half} positions, "
+                f"{model.name}: out of memory while its {what} is tested with {length} positions, "
                 "so there is no room for any batch"
             ) from None
         if device_lost(error):
             raise RunError(f"the device is lost: {error}") from error
-        moved, reason = 0.0, f"the model failed: {type(error).__name__}: {error}"
+        return f"the model failed: {type(error).__name__}: {error}"
     allowed = LEAK[precision_of(model)]
-    if not reason and not moved <= allowed:
-        reason = (
-            f"with a cache its logits move by {moved:.1e} of their range, more than {allowed:.0e}"
-        )
-    return CacheTest(not reason, reason, len(ran), sum(ran), time.perf_counter() - begun)
+    if moved <= allowed:
+        return ""
+    return f"with a {what} its logits move by {moved:.1e} of their range, more than {allowed:.0e}"
 
 
 def _moved_by_cache(model: CachingDenoiser, half: int, ran: list[int]) -> float:
@@ -292,6 +304,46 @@ def _moved_by_cache(model: CachingDenoiser, half: int, ran: list[int]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return max(float(difference(found, plain).max()) for found in (kept, read))
+
+
+class _LaidOut(Denoiser, LayoutDenoiser, Protocol):
+    pass
+
+
+@torch.inference_mode()
+def layout_test(model: _LaidOut) -> str:
+    """Returns why rows may have no layout, '' if they may.
+
+    A row is given backwards, with its places, and behind it tokens that nobody sees. Its logits have
+    to be those of the plain row.
+
+    Raises:
+        RunError: memory ran out, so that nothing is known; or the device is lost.
+    """
+    return _unlike(model, "layout", 2 * LENGTH, lambda: _moved_by_layout(model))
+
+
+def _moved_by_layout(model: _LaidOut) -> float:
+    """Returns how far logits move if a row is given backwards, with unseen tokens behind it."""
+    device, shift = device_of(model), int(model.needs_bos)
+    tokens = example(model, LENGTH).to(device)
+    read = torch.arange(1 + shift, LENGTH, device=device)
+    plain = model.logits(tokens, None, read)[0]
+    if bool(plain.isnan().any()):
+        raise ValueError("the model returned NaN")
+    backwards = torch.arange(LENGTH - 1, -1, -1, device=device)
+    visible = torch.eye(2 * LENGTH, dtype=torch.bool, device=device)[None]
+    visible[:, :LENGTH, :LENGTH] = True
+    wanted = torch.zeros(1, 2 * LENGTH, dtype=torch.bool, device=device)
+    # the column at which the token of each place is read; a shifted model reads one to the left
+    wanted[:, LENGTH - 1 - (read - shift) + shift] = True
+    found = model.logits_in_layout(
+        torch.cat([tokens.flip(1), tokens.roll(1, 1)], 1),
+        wanted,
+        torch.cat([backwards, backwards // 2])[None],
+        visible,
+    )
+    return float(difference(found.flip(0), plain).max())
 
 
 def check_cache(model: Denoiser, declared: bool = False) -> None:

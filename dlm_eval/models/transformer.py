@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from dlm_eval.models.kv_cache import (
     cached_mask,
     visible_positions,
 )
-from dlm_eval.models.probes import CacheTest, cache_test, rows_are_invariant
+from dlm_eval.models.probes import CacheTest, cache_test, layout_test, rows_are_invariant
 from dlm_eval.models.tokenizer import TokenizerInfo
 
 SUPPRESSED = -1e6
@@ -203,6 +204,36 @@ class TransformersDenoiser:
             tokens.to(self.device), None if valid is None else valid.to(self.device), past, states
         )
         return self._read_at(hidden, rows, columns, valid), states.states(self.device)
+
+    @torch.no_grad()
+    def logits_in_layout(
+        self, tokens: Tensor, positions: Tensor, places: Tensor, visible: Tensor
+    ) -> Tensor:
+        """Returns logits at wanted positions (see `LayoutDenoiser.logits_in_layout`)."""
+        rows, columns = positions.to(self.device).nonzero(as_tuple=True)
+        hidden = self.backbone(
+            input_ids=tokens.to(self.device),
+            attention_mask=additive_mask(visible.to(self.device), self.dtype),
+            position_ids=places.to(self.device),
+            use_cache=False,
+        ).last_hidden_state
+        return self._read_at(hidden, rows, columns, None)
+
+    @property
+    def supports_layouts(self) -> bool:
+        """Whether rows may have a layout."""
+        return not self.no_layout_reason
+
+    @cached_property
+    def no_layout_reason(self) -> str:
+        """Why rows may have no layout, '' if they may; tested when it is first asked for."""
+        if self.attention != "full":
+            return f"its attention is '{self.attention}', not full"
+        if not {"attention_mask", "position_ids"} <= self.accepted:
+            return "the network takes no mask or no positions"
+        if self.attention_kernel not in ("sdpa", "eager"):
+            return f"the attention kernel {self.attention_kernel} takes no mask"
+        return "" if self.device.type == "meta" else layout_test(self)
 
     def run_tests(self) -> None:
         """Tests the KV cache, and on a CPU whether a row's bits depend on its batch mates."""
