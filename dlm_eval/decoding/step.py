@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dlm_eval.engine import Output
-from dlm_eval.models.denoiser import LogitsOp
+from dlm_eval.models.denoiser import KeepingOp, LogitsOp
 from dlm_eval.rng import Noise
 
 Ints = NDArray[np.int64]
@@ -101,7 +101,7 @@ class Query:
         keeps: whether the last output of `op` stays on the device for its next call (`KeepingOp`).
     """
 
-    op: LogitsOp
+    op: LogitsOp | KeepingOp
     head: Callable[..., Tensor] | None = None
     time: float = 0.0
     log_chance: float | None = None

@@ -57,6 +57,8 @@ class Unmasking(Strategy):
         last_step_fills: whether one more step fills the positions that are open after the last one.
         keeps_state: whether the strategy keeps state between steps besides the canvas: numbers on
             the device (`Query.keeps`), or `memory`. There are no checkpoints then.
+        own_blocks: whether the strategy itself divides the hole into blocks. General settings of
+            blocks and steps, and caches that belong to blocks, are refused then.
     """
 
     takes_schedule: ClassVar[bool] = True
@@ -64,6 +66,7 @@ class Unmasking(Strategy):
     ends: ClassVar[Ends] = "full"
     last_step_fills: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = False
+    own_blocks: ClassVar[bool] = False
 
     @classmethod
     def check_class(cls) -> None:
@@ -204,8 +207,29 @@ class Unmasking(Strategy):
     def why_no_checkpoint(self, process: str) -> str | None:
         return f"strategy '{self.name}' keeps state between steps" if self.keeps_state else None
 
+    def refuse(self, settings: DecodeSettings) -> None:
+        super().refuse(settings)
+        if not self.own_blocks:
+            return
+        for name in ("block_length", "steps", "steps_per_block"):
+            if vars(settings)[name] is not None:
+                raise UserError(
+                    f"decode {name} is not used by strategy '{self.name}', which divides the hole "
+                    "into blocks by itself; leave it out"
+                )
+        if settings.cache in ("prefix", "dual"):
+            raise UserError(
+                f"decode cache '{settings.cache}' is refreshed with every block of block_length; "
+                f"strategy '{self.name}' has blocks of its own; leave it out"
+            )
+
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
+        if self.own_blocks and model.block_length is not None:
+            raise UserError(
+                f"decode strategy '{self.name}' divides the hole into blocks by itself; "
+                f"{model.name} can only be decoded in its own blocks"
+            )
         if self.resizes:
             self.refuse_part_rows("changes the length of the canvas", model, settings)
 
@@ -265,7 +289,7 @@ class Unmasking(Strategy):
                     f"strategy '{self.name}' does not fill the block: {step} steps have been run"
                 )
             quota = tokens_of(block.size, left, step, block.steps) if tokens_of else 0
-            if tokens_of and step >= block.steps - 1:
+            if tokens_of and step >= block.steps - 1 and self.ends != "limit":
                 quota = left
             if step == 0 and state.first_position_alone(at):
                 first = self.query(state.view(at[:1], block, step, quota, name), op, model)
