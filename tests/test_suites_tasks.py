@@ -126,7 +126,9 @@ def test_it_loads_strictly_and_its_prompts_are_the_recorded_ones(
 @pytest.mark.parametrize("suite", suites().values(), ids=lambda suite: suite.suite)
 def test_a_packaged_suite_cites_its_sources(suite: Suite) -> None:
     assert suite.about and suite.source and suite.models
+    recorded = json.loads((TRUTH / "prompts.json").read_text())[suite.suite]
     for entry in suite.entries:
+        assert entry.data == "hub" or entry.entry in recorded, "run scripts/suite_prompts.py"
         assert entry.data is not None and entry.sources, entry.entry
         assert not entry.published or "published" in entry.sources, entry.entry
         assert not (entry.conditions.decode and "decode" not in entry.sources), entry.entry
