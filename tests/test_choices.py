@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_models_blocks
 import torch
 import transformers
 
@@ -20,6 +21,7 @@ from dlm_eval.harness.requests import (
     ChoiceForm,
     Hole,
     Length,
+    choice_canvases,
     encode_apart,
     form_of,
     hole_canvas,
@@ -268,3 +270,17 @@ def test_wrong_settings_are_told(choices: dict[str, Any], words: list[str]) -> N
 def test_a_task_that_writes_has_no_choices(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must be multiple_choice"):
         load_tasks([config(tmp_path) | {"output_type": "generate_until"}])
+
+
+def test_fast_dllm_v2_scores_choices_without_the_template_s_line_break(tmp_path: Path) -> None:
+    """lm-eval moves white space at the end of a context to the choice."""
+    data = Path(__file__).parent / "suite_data"
+    folder = test_models_blocks.fastdllm(tmp_path / "model")
+    model = models.load_without_weights("fastdllm", pretrained=str(folder))
+    for name, first in (("gpqa_main_fast_dllm_v2", "("), ("gpqa_main_n_shot", "\n")):
+        task = load_tasks([name], data_dir=data)["tasks"][name]
+        doc = next(iter(task.eval_docs))
+        asked = task.construct_requests(doc, "[assistant]\n", apply_chat_template=True)
+        (prepared, *_) = choice_canvases(model, [one.args for one in asked], "", "error")
+        assert model.decode(prepared.canvas.target[:1]) == first
+        assert model.decode(prepared.canvas.target).strip() == "(A)"

@@ -45,6 +45,7 @@ def test_others() -> None:
     assert of("dream-7b-instruct", "gpqa_main_n_shot")["max_forwards"] == 32
     assert of("diffugpt-m", "hellaswag") == {**of("diffullama", "piqa")}
     assert of("diffullama", "piqa")["steps"] == 32
+    assert of("fast-dllm-v2-7b", "mmlu_fast_dllm_v2") == {"name": "fast_dllm_v2"}
 
 
 def test_the_table_is_sound() -> None:
@@ -73,6 +74,9 @@ def test_mistakes_are_one_line() -> None:
         UserError, match="--estimator preset 'authors' is not known for checkpoint 'sdar-8b-chat'"
     ):
         of("sdar-8b-chat", "piqa", family="sdar")
+    # of lm-eval's task it would read the line break of the chat template
+    with pytest.raises(UserError, match="not known for checkpoint 'fast-dllm-v2-7b' and task 'mmlu_law'"):  # fmt: skip
+        of("fast-dllm-v2-7b", "mmlu_law")
     with pytest.raises(
         UserError,
         match=r"needs the name of the checkpoint.*checkpoint=NAME to --model_args; allowed: llada-8b-base",

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_models_blocks
 
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Engine
+from dlm_eval.errors import SampleError
 from dlm_eval.likelihood import parse_estimator, score, score_outcomes
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
@@ -181,3 +183,22 @@ def test_sedd_estimator_does_not_depend_on_its_batch(shared: Path) -> None:
         score(model, [canvas], "sedd", max_forwards=40, batch_tokens=16)[0] for canvas in canvases
     ]
     assert [s.logprob for s in alone] == pytest.approx([s.logprob for s in together], rel=1e-5)
+
+
+def test_fast_dllm_v2_estimator(tmp_path: Path) -> None:
+    """The recorded texts end within, at and behind the end of the first token's block of 8."""
+    file = Path(__file__).parent / "goldens" / "fast_dllm_v2_likelihood.json"
+    cases = json.loads(file.read_text(encoding="utf-8"))["cases"]
+    model = load_model("fastdllm", pretrained=str(test_models_blocks.fastdllm(tmp_path)))
+    canvases = [Canvas.continuation(case["prefix"], case["target"]) for case in cases]
+    found = score(model, canvases, "fast_dllm_v2")
+    assert [one.logprob for one in found] == pytest.approx(
+        [case["loglikelihood"] for case in cases], abs=2e-5
+    )
+
+
+def test_fast_dllm_v2_reads_no_line_break(tmp_path: Path) -> None:
+    model = load_model("fastdllm", pretrained=str(test_models_blocks.fastdllm(tmp_path)))
+    canvas = Canvas.continuation(model.encode("Answer:"), model.encode("\nA"))
+    with pytest.raises(SampleError, match=r"first token only, which is '\\n'.*encoded apart"):
+        score(model, [canvas], "fast_dllm_v2")

@@ -11,6 +11,7 @@ import torch
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.engine import Engine
+from dlm_eval.errors import UserError
 from dlm_eval.likelihood import Estimator, parse_estimator, score, score_outcomes
 from dlm_eval.likelihood.authors import LLaDA
 from dlm_eval.likelihood.auto import Auto, Cubature
@@ -199,6 +200,48 @@ def test_blocks_err_on_their_own(estimator: str) -> None:
     model = Blocks(ToySettings(inconsistency=1.5, seed=3))
     values, errors = repeats(model, CANVASES[3], parse_estimator(estimator), 200)
     assert np.sqrt(np.nanmean(errors**2)) > 0.8 * values.std(ddof=1)  # nan: a block's draws agreed
+
+
+class Chain4(Toy):
+    """A consistent chain, read in blocks of four."""
+
+    attention = "block"
+    block_length = 4
+
+
+@pytest.mark.parametrize(
+    ("context", "target", "shown"),
+    [
+        ([0, 1], [4], [6]),  # EOS, and a mask in the fourth place
+        ([0, 1], [4, 2], [2]),  # EOS is in the next block
+        ([0, 1, 3], [5, 2, 2], []),  # the rest of the target is in the next block
+        ([0, 1, 3, 2], [5, 2], [2, 6]),
+        ([], [1, 2, 0, 3, 4, 4], [2, 0, 3]),
+    ],
+)
+def test_fast_dllm_v2_is_the_conditional_of_the_first_token(
+    context: list[int], target: list[int], shown: list[int]
+) -> None:
+    """By enumeration of the first token: p(token, what its block shows) / sum over all tokens."""
+    model = Chain4(ToySettings(seed=5))
+    assert model.eos_ids == (6,)
+    joint = [model.log_joint([*context, token, *shown]) for token in range(7)]
+    truth = joint[target[0]] - float(np.logaddexp.reduce(joint))
+    (found,) = score(model, [Canvas.continuation(context, target)], "fast_dllm_v2")
+    assert found.logprob == pytest.approx(truth, abs=1e-6)
+    assert (found.kind, found.stderr, found.rows, found.lower) == ("score", 0.0, 1, None)
+
+
+def test_fast_dllm_v2_runs_one_row_for_choices_that_differ_in_their_first_token() -> None:
+    engine = Engine(Chain4(ToySettings(seed=5)))
+    choices = [Canvas.continuation([0, 1], [token, 3], "question") for token in range(4)]
+    found = score(engine.model, choices, "fast_dllm_v2", engine=engine)
+    assert engine.cost.rows == 1 and len({one.logprob for one in found}) == 4
+
+
+def test_fast_dllm_v2_needs_blocks(toy: Toy) -> None:
+    with pytest.raises(UserError, match="fills the last block.*has no blocks; use auto"):
+        score(toy, CANVASES[:1], "fast_dllm_v2")
 
 
 def test_a_multi_sample_bound_knows_its_error(toy: Toy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datasets
 import pytest
 
 from dlm_eval.metrics import wedlm
@@ -87,3 +88,69 @@ def test_minerva_s_examples_have_the_source_s_lines_and_boxes() -> None:
         final = text.splitlines()[-1]
         assert final.startswith("Final Answer: The final answer is $\\boxed{")
         assert wedlm.boxed(text) == wedlm.boxed(final) != ""
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("so 3\n#### D", 1),
+        ("####D\n#### B", 1),  # what stands between the first two marks
+        ("#### D\n\nQuestion: next\n#### A", 1),
+        ("#### (D)", 0),
+        ("#### d", 0),
+        ("#### D.", 0),
+        ("#### ", 0),
+        ("The answer is D", 0.25),  # the authors draw a letter
+        ("", 0.25),
+    ],
+)
+def test_the_letter_of_gpqa(text: str, score: float) -> None:
+    assert wedlm.gpqa_results({"letter": "D"}, [text]) == {"exact_match": score}
+
+
+def test_the_solved_questions_of_gpqa_are_those_of_the_data_set() -> None:
+    rows = [
+        {
+            "Question": f"Q{n}?\n",
+            "Correct Answer": f"right {n}",
+            **{f"Incorrect Answer {k}": f"wrong {k}\n" for k in (1, 2, 3)},
+            "Explanation": f"Since {n}.",
+        }
+        for n in range(7)
+    ]
+    docs = wedlm.gpqa_documents(datasets.Dataset.from_list(rows))
+    (examples,) = set(docs["examples"])
+    assert examples.count("Question: ") == 5
+    assert examples.startswith(
+        "Question: Q0?\nA) wrong 1\nB) wrong 2\nC) wrong 3\nD) right 0\nAnswer:\nSince 0.\n#### D\n\n"
+        "Question: Q1?\nA) wrong 1\nB) wrong 2\nC) right 1\nD) wrong 3\nAnswer:\nSince 1.\n#### C\n\n"
+    )
+    assert [doc["choices"][3] for doc in docs] == [f"right {n}" for n in range(7)]
+
+
+BODIES = [  # answer, body
+    ("    return x\n", "    return x"),
+    ("return x", "    return x"),
+    ("    a = 1\n\n    return a\n\n\ndef g():\n    pass", "    a = 1\n    return a"),
+    ("    a = 1\n# note\n    return a\nx", "    a = 1\n# note\n    return a"),
+    ("import math\n    return math.pi", "    return math.pi"),
+    ("    import math\n    return math.pi", "    return math.pi"),  # the function's own import too
+    ("def f(a,\n      b):\n  return a\nx = 1", "  return a"),
+    ("def f(a: int) -> int:\n    return a", "    return a"),
+    ("def f(a\n    return a", "    return a"),  # a header without an end is one line
+    ("Sure.\n```python\n    return x\n```\nDone.", "    return x"),
+    ("```python\ndef f(x):\n    return x\n```", "    def f(x):\n        return x"),
+    ("~~~\nreturn x\n~~~", "    return x"),
+    ("    return x\n```\nnot code", "    return x"),
+    ("  return x\n y", "  return x"),
+    ("# only\n'text'", "# only\n'text'"),
+    ("x = 1\ndef\tf(y):\n\treturn y", "    x = 1\n    def\tf(y):\n    \treturn y"),
+    ("", ""),
+    ("```\n```", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "body"), BODIES)
+def test_the_body_of_a_function(text: str, body: str) -> None:
+    assert wedlm.body(text) == body
+    assert wedlm.completions([[text]], [{"prompt": "def f(x):"}]) == [[f"def f(x):\n{body}"]]

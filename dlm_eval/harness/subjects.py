@@ -19,6 +19,7 @@ from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
+from dlm_eval.harness.choices import ChoiceTask
 from dlm_eval.harness.infill import InfillTask
 
 
@@ -70,3 +71,7 @@ class SubjectTask(ConfigurableTask):  # type: ignore[misc]
 
 class SubjectInfillTask(SubjectTask, InfillTask):
     """The same with a hole of a set length (`harness.infill`)."""
+
+
+class SubjectChoiceTask(SubjectTask, ChoiceTask):
+    """The same with choices that are encoded apart (`harness.choices`)."""

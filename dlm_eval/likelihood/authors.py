@@ -10,6 +10,8 @@ With s_y the score of token y at a hidden position, and r = 1 / (exp(sigma) - 1)
 averaged over t in [0.001, 1]. It has no term for tokens that are visible at t = 1, so it is not a
 bound.
 
+Fast-dLLM v2's evaluation (Wu et al., arXiv 2509.26328) hides the first token of a text alone.
+
 Shape letters: K = draws, N = wanted positions of a batch, V = vocabulary with the mask, n = open
 tokens.
 """
@@ -24,11 +26,12 @@ import numpy as np
 
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.likelihood.estimator import Budgeted, Guided
+from dlm_eval.likelihood.estimator import Budgeted, Estimator, Guided
 from dlm_eval.likelihood.masks import Planned, bernoulli_plan, sized_plan
 from dlm_eval.likelihood.mc_error import deviations, draws_error, echo, neighbours
 from dlm_eval.likelihood.patterns import Bools, Floats, Ints, Plan, uniforms
 from dlm_eval.options import option
+from dlm_eval.uncertainty import EXACT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,6 +145,64 @@ class MDLM(Planned, Budgeted, name="mdlm"):
             EPSILON + (1 - EPSILON) * (np.arange(count) + noise.uniforms("mdlm", 0, count)) / count
         )
         return bernoulli_plan(n, (1 - EPSILON) * times, 1 / times, noise, "mdlm hidden")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastDLLMv2(Estimator, name="fast_dllm_v2"):
+    """Fast-dLLM v2's get_loglikelihood: log p(first token | all others), for block-causal models.
+
+    Of the tokens to score the first alone is hidden. The others are shown, as far as its block
+    goes; behind the text stand a visible EOS and masks up to the end of the block. A chat template
+    ends with a line break, which lm-eval scores with the choice: choices must be encoded apart
+    (class ChoiceTask), so that the first token is one of the choice. `is_greedy` is that of the
+    first token.
+    """
+
+    cost = "1"
+
+    def budget(self, n: int) -> int:
+        return 1
+
+    def check_model(self, model: Denoiser) -> None:
+        super().check_model(model)
+        if model.block_length is None:
+            raise UserError(
+                "estimator 'fast_dllm_v2' fills the last block of a text with masks, and "
+                f"{model.name} has no blocks; use auto"
+            )
+        if not model.eos_ids:
+            raise UserError(
+                f"estimator 'fast_dllm_v2' ends the text with EOS, which {model.name} does not "
+                "have; use auto"
+            )
+
+    def prepare(self, model: Denoiser, canvas: Canvas) -> Canvas:
+        """Returns the text up to the end of the block of its first open token, which alone stays
+        open."""
+        if not any(canvas.open):
+            return canvas
+        assert model.block_length is not None
+        first = canvas.open_positions[0]
+        end = (first // model.block_length + 1) * model.block_length
+        behind = (model.eos_ids[0], *[model.mask_id] * model.block_length)
+        tokens = (*canvas.tokens, *behind)[:end]
+        return replace(canvas, tokens=tokens, open=[place == first for place in range(end)])
+
+    def estimate(self, target: Target, noise: Noise) -> Program[Score]:
+        """Returns the log-probability of the first token, nats.
+
+        Raises:
+            SampleError: that token is white space, which all choices have in common.
+        """
+        assert target.model is not None
+        if (text := target.model.decode(target.truth.tolist())).isspace():
+            raise SampleError(
+                f"estimator fast_dllm_v2 reads the first token only, which is {text!r}: use a task "
+                "whose choices are encoded apart from their context (mmlu_fast_dllm_v2, ...)"
+            )
+        only = np.ones((1, 1), dtype=bool)
+        logs = yield from target.measure(only, only)
+        return self.score(float(logs[0, 0]), EXACT)
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import dropwhile
 from typing import Any
 
 Answers = Iterable[Sequence[str]]  # of each document
@@ -122,6 +123,133 @@ def plain(text: str) -> str:
 def math_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Returns whether the boxed answer equals that of MATH's solution as text, made `plain`."""
     return {"exact_match": float(plain(boxed(results[0])) == plain(boxed(doc["solution"])))}
+
+
+# -- GPQA ------------------------------------------------------------------------------------------
+
+WRONG = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+EXAMPLES = "DCDCD"  # right letters of the solved questions, which are the first of GPQA diamond
+
+
+def gpqa_documents(docs: Any) -> Any:
+    """Returns GPQA's documents with `choices`, of which the last is right (dataset_download/
+    gpqa.py), and the same solved `examples` in each; a `process_docs` of task YAMLs.
+
+    Their texts must not be in a repository. They are the data set's: its explanation stands for the
+    reasoning that the authors wrote (datasets/gpqa.py:46-130).
+    """
+    solved = (_solved_choice(doc, right) for doc, right in zip(docs, EXAMPLES, strict=False))
+    examples = "".join(solved)
+
+    def added(doc: Mapping[str, Any]) -> dict[str, Any]:
+        choices = [doc[name] for name in (*WRONG, "Correct Answer")]
+        return {"choices": choices, "letter": "D", "examples": examples}
+
+    return docs.map(added, load_from_cache_file=False)
+
+
+def _solved_choice(doc: Mapping[str, Any], right: str) -> str:
+    choices = [doc[name].strip() for name in WRONG]
+    choices.insert("ABCD".index(right), doc["Correct Answer"].strip())
+    lettered = "".join(f"{letter}) {text}\n" for letter, text in zip("ABCD", choices, strict=True))
+    question, reasons = doc["Question"].strip(), doc["Explanation"].strip()
+    return f"Question: {question}\n{lettered}Answer:\n{reasons}\n#### {right}\n\n"
+
+
+def gpqa_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Returns whether the text behind the first ``####`` is the right letter and nothing else
+    (gpqa_evaluator.py:38-57). For an answer without ``####`` the authors draw one of the four
+    letters; it counts a quarter here, which is their mean."""
+    text, *_ = results[0].split("\n\nQuestion")
+    parts = text.split("####")
+    return {"exact_match": float(parts[1].strip() == doc["letter"]) if len(parts) > 1 else 0.25}
+
+
+# -- HumanEval -------------------------------------------------------------------------------------
+
+FENCED = tuple(re.compile(f"{mark}(.*?){mark}", re.DOTALL) for mark in ("```", "~~~"))
+HEADER = re.compile(r"\bdef\b[ \t]+[A-Za-z_]\w*\s*\(", re.ASCII)
+INDENT = 4
+
+
+def humaneval_documents(docs: Any) -> Any:
+    """Returns HumanEval's documents with its first problem, solved, as `example` (datasets/
+    humaneval.py:51-66); a `process_docs` of task YAMLs."""
+    import datasets
+
+    first = datasets.load_dataset("openai/openai_humaneval", split="test")[0]
+    _, _, prompt = first["prompt"].partition("\n\n\n")  # without its import
+    return docs.map(lambda doc: {"example": prompt + first["canonical_solution"]})
+
+
+def completions(resps: Answers, docs: Docs) -> list[list[str]]:
+    """Returns HumanEval's prompt and the body of its function in each answer."""
+    return [
+        [f"{doc['prompt']}\n{body(text)}" for text in texts]
+        for texts, doc in zip(resps, docs, strict=True)
+    ]
+
+
+def body(text: str) -> str:
+    """Returns the body of the function in an answer (humaneval_evaluator.py:148-301): in the first
+    closed fence, or in an answer without one. It is indented if it is not, and ends where the
+    indentation of its first line ends. Blank lines are left out."""
+    inside = next((found[1] for fence in FENCED if (found := fence.search(text))), None)
+    found_lines = _unfenced(text) if inside is None else _without_language(inside).splitlines()
+    lines = [line for line in found_lines if line.strip()]
+    first = next(filter(_is_code, lines), None)
+    if first is not None and not _indent(first):
+        lines, first = [" " * INDENT + line for line in lines], " " * INDENT + first
+    return "\n".join(lines if first is None else _block(lines, _indent(first))).rstrip()
+
+
+def _without_language(text: str) -> str:
+    name, _, rest = text.partition("\n")
+    named = "\n" in text and name.strip().isalpha() and len(name.strip()) <= 20
+    return rest if named else text
+
+
+def _unfenced(text: str) -> list[str]:
+    """Returns the lines of an answer before a fence and behind imports: the indented block that
+    they begin with, else the body of the first function in them, else all."""
+    text = text.partition("```")[0].partition("~~~")[0]
+    lines = list(dropwhile(_imports, text.splitlines()))
+    code = list(dropwhile(lambda line: not _is_code(line), lines))
+    if code and _indent(code[0]) >= INDENT:
+        return _block(code, INDENT)
+    text = "\n".join(lines)
+    if "def " not in text and not text.lstrip().startswith("def"):  # a tab counts at the beginning
+        return lines
+    header = HEADER.search(text)
+    return lines if header is None else _behind_header(text[header.start() :].splitlines())
+
+
+def _behind_header(lines: list[str]) -> list[str]:
+    """Returns the lines behind the header of a function; if it has no end, behind its first."""
+    depth = 0
+    for number, line in enumerate(lines, start=1):
+        depth += line.count("(") - line.count(")")
+        if depth == 0 and line.rstrip().endswith(":"):
+            return lines[number:]
+    return lines[1:]
+
+
+def _block(lines: list[str], least: int) -> list[str]:
+    """Returns the lines before the first line of code that is indented by less than `least`."""
+    ends = (n for n, line in enumerate(lines) if _is_code(line) and _indent(line) < least)
+    return lines[: next(ends, None)]
+
+
+def _is_code(line: str) -> bool:
+    return bool(line.strip()) and not line.strip().startswith(("#", "'", '"'))
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
+
+
+def _imports(line: str) -> bool:
+    return line.lstrip().startswith(("from ", "import "))
 
 
 # -- programs, filters -----------------------------------------------------------------------------
