@@ -71,6 +71,8 @@ class Strategy:
         takes_schedule: whether `schedule` can be set.
         takes_steps: whether `steps` can be set.
         resizes: whether it inserts or deletes positions.
+        revises: whether it can change tokens that are written, so that it can begin with a draft
+            (`Canvas.draft`).
     """
 
     name: ClassVar[str] = ""
@@ -79,6 +81,7 @@ class Strategy:
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = True
     resizes: ClassVar[bool] = False
+    revises: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, name: str = "", **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -98,6 +101,7 @@ class Strategy:
                 f"tuple of {allowed}"
             )
         cls.check_attribute("default_schedule", (None, *SCHEDULES))
+        cls.check_attribute("revises", (True, False))
 
     @classmethod
     def check_attribute(cls, attribute: str, allowed: tuple[Any, ...]) -> None:
@@ -209,6 +213,20 @@ def users_of(option: str) -> list[str]:
         for name, cls in STRATEGIES.listed().items()
         if not isinstance(cls, str) and option in option_names(cls)
     ]
+
+
+def not_revising(strategy: Strategy) -> UserError:
+    """Returns the error of a strategy that cannot begin with a draft."""
+    able = [
+        name
+        for name, cls in STRATEGIES.listed().items()
+        if not isinstance(cls, str) and cls.revises and set(cls.processes) & set(strategy.processes)
+    ]
+    others = f"allowed: {', '.join(able)}" if able else "no strategy of its process can"
+    return UserError(
+        f"decode strategy '{strategy.name}' never changes a written token, so it cannot begin with "
+        f"a draft; {others}"
+    )
 
 
 def not_for(strategy: Strategy, process: str) -> UserError:

@@ -27,6 +27,7 @@ from lm_eval.api.task import ConfigurableTask
 from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length, SpecialTokens
 from dlm_eval.metrics.samples import find_judge
+from dlm_eval.printable import counted
 from dlm_eval.settings import shown
 
 MEASURES = ("alone", "in_place", "canvas")
@@ -51,6 +52,9 @@ class InfillSpec:
         between: Source of the texts between several holes, each `length` tokens long: a function
             that returns a list of texts, or the name of a column with one. The answer is the texts
             in the holes with those between them.
+        draft: Source of the text that the hole begins with, or of a list of texts, one for each of
+            several holes: a function, a template or the name of a column. The strategy must revise
+            written tokens.
     """
 
     length: str
@@ -59,6 +63,7 @@ class InfillSpec:
     measure: str = "alone"
     special_tokens: SpecialTokens = "model"
     between: str | Callable[[dict[str, Any]], list[str]] | None = None
+    draft: str | Callable[[dict[str, Any]], str | list[str]] | None = None
 
     @classmethod
     def from_metadata(cls, task: str, metadata: Mapping[str, Any] | None) -> InfillSpec:
@@ -104,16 +109,24 @@ class InfillSpec:
 
         Raises:
             UserError: a column is missing, or the length is not allowed.
-            SampleError: `reference` or `between` of the document is neither a text nor a list of
-                texts.
+            SampleError: `reference`, `between` or `draft` of the document is neither a text nor a
+                list of texts, or there are not as many drafts as holes.
         """
+        between = () if self.between is None else _texts_of("between", self.between, doc)
+        drafts = () if self.draft is None else _texts_of("draft", self.draft, doc)
+        if drafts and len(drafts) != len(between) + 1:
+            raise SampleError(
+                f"metadata.infill draft has {counted(len(drafts), 'text')} for "
+                f"{counted(len(between) + 1, 'hole')}"
+            )
         return Hole(
             _length(task, utils.apply_template(self.length, doc)),
             "" if self.suffix is None else utils.apply_template(self.suffix, doc),
             () if self.reference is None else _texts_of("reference", self.reference, doc),
             self.measure,
             self.special_tokens,
-            () if self.between is None else _texts_of("between", self.between, doc),
+            between,
+            drafts,
         )
 
     def any_hole(self) -> Hole | None:
@@ -144,12 +157,18 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         return built
 
 
+def begins_with_draft(task: Any) -> bool:
+    """Returns whether a task's holes begin with a draft."""
+    return isinstance(task, InfillTask) and task.infill.draft is not None
+
+
 def _check_sources(task: str, spec: InfillSpec) -> None:
     """Raises UserError if a setting is not of a form that can be looked up in a document."""
     for name, value in (
         ("suffix", spec.suffix),
         ("reference", spec.reference),
         ("between", spec.between),
+        ("draft", spec.draft),
     ):
         if value is None or isinstance(value, str) or (callable(value) and name != "suffix"):
             continue
