@@ -415,7 +415,10 @@ def test_a_wrong_grid_is_revised_where_it_stands(wrong_grids: Path) -> None:
     assert drafts == [sudoku.wrong_cells(row["doc"]) for row in rows]
     # a decoder that never replaces leaves the wrong grid as it is
     kept = evaluate(
-        "tiny", ["grid_in_place"], decode={"strategy": "edit", "threshold": 1.0, "editing_threshold": 1.0}, **options
+        "tiny",
+        ["grid_in_place"],
+        decode={"strategy": "edit", "threshold": 1.0, "editing_threshold": 1.0},
+        **options,
     )
     assert [row["resps"][0][0] for row in kept["samples"]["grid_in_place"]] == [
         _in_holes(row["doc"], row["doc"]["wrong"]) for row in rows

@@ -26,6 +26,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length, SpecialTokens
+from dlm_eval.metrics import brier
 from dlm_eval.metrics.samples import find_judge
 from dlm_eval.printable import counted
 from dlm_eval.settings import shown
@@ -253,3 +254,42 @@ class SampleTask(ConfigurableTask):  # type: ignore[misc]
 
 class InfillSampleTask(SampleTask, InfillTask):
     """The same with text after the hole."""
+
+
+class BrierTask(InfillSampleTask):
+    """Samples that follow a passage at one or several of its places (metrics/brier.py).
+
+    ``metadata.places`` is their number, or "all": every word of the continuation.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
+        super().__init__(config=config)
+        self._places = _place_count(self.config.metadata.get("places", 1), self.task_docs[0])
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> list[Any]:
+        """Returns a request for each place."""
+        contexts = [context for context, _ in brier.places(doc, self._places)]
+        if len(contexts) > 1 and not ctx.endswith(contexts[0]):
+            raise UserError(
+                f"--metadata places '{self._places}' is not possible with a chat template, which "
+                "ends the passage; leave one of them out"
+            )
+        head = ctx.removesuffix(contexts[0]) if len(contexts) > 1 else ""
+        built = [
+            super(BrierTask, self).construct_requests(doc, head + context, **kwargs)
+            for context in (contexts if len(contexts) > 1 else [ctx])
+        ]
+        requests = [one for each in built for one in (each if isinstance(each, list) else [each])]
+        for number, request in enumerate(requests):
+            request.idx = number
+        return requests
+
+
+def _place_count(value: Any, doc: Mapping[str, Any]) -> int:
+    most = len(doc["truth"].split())
+    count = most if value == "all" else value
+    if type(count) is not int or not 1 <= count <= most:
+        raise UserError(
+            f"--metadata places '{shown(value)}' is not allowed; it must be 1 to {most}, or all"
+        )
+    return count

@@ -415,9 +415,7 @@ def _moments(
     """
     own, own_mean, every, every_sum = _expected_sums(n, power, gain)
     total = weight.sum(1)
-    each = float(
-        (weight * (among @ weight)).sum() - 2 * (total * own[sizes]).sum() + n * own_mean
-    )
+    each = float((weight * (among @ weight)).sum() - 2 * (total * own[sizes]).sum() + n * own_mean)
     one = float(total @ among @ total - 2 * (total * every[sizes]).sum() + every_sum)
     return max(0.0, each), max(0.0, one)
 
