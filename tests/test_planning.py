@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dlm_eval.harness.infill import InfillSpec
 from dlm_eval.harness.requests import Hole, Length, hole_canvas, hole_length
 from dlm_eval.harness.tasks import check_fewshot, load_tasks
 from dlm_eval.metrics import d1, planning, sudoku
+from dlm_eval.reports.trace.logged import find_logged
 
 PUZZLE = {"input": "0234\n3400\n2143\n4020", "output": "1234\n3412\n2143\n4321"}
 
@@ -284,6 +286,29 @@ def test_a_run_fills_the_holes_and_joins_them_with_the_givens(grids: Path) -> No
     # one position a step: rows are the holes, in a batch as alone
     alone = evaluate("tiny", ["grid_infill"], batch_size=1, **options)
     assert [row["resps"][0][0] for row in alone["samples"]["grid_infill"]] == answers["tiny"]
+
+
+def test_a_trace_of_several_holes_shows_the_givens_between_them(
+    grids: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = evaluate("tiny", ["grid_infill"], include_path=str(grids), bootstrap_iters=0, verbosity="ERROR",
+                    log_trajectories=True, output_path=str(grids / "out"))  # fmt: skip
+    (logged, _) = find_logged(str(grids / "out")).trajectories("grid_infill")
+    recording = find_logged(str(grids / "out")).recording(logged)
+    assert logged.between == tuple(sudoku.between_holes(PUZZLE))
+
+    def text(ids: Sequence[int]) -> str:
+        return "".join(recording.pieces[token][0] for token in ids)
+
+    answer = done["samples"]["grid_infill"][0]["resps"][0][0]
+    whole = f"Output:\n{answer}{sudoku.after_holes(PUZZLE)}"
+    assert text(recording.steps[-1].tokens).replace("[EOS]", "") == whole
+    masks = [token for token in recording.steps[0].tokens if recording.pieces[token][0] == "[MASK]"]
+    assert len(masks) == 5 - len(recording.steps[0].written)
+    assert main(["trace", "--from", str(grids / "out"), "--task", "grid_infill", "--doc", "0"]) == 0
+    shown = capsys.readouterr().out.split("step ")[-1]
+    assert shown.count("234") == 1 and "2143" in shown
+    assert json.loads(json.dumps(recording.plain()))["open"] == list(recording.open)
 
 
 # -- examples --------------------------------------------------------------------------------------
