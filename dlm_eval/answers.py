@@ -48,7 +48,12 @@ def journal_key(fingerprint: str, job: Job) -> str:
         return digest("reply", 1, fingerprint, job.identity, job.draw)
     canvases = job.canvases if isinstance(job, QuestionJob) else (job.canvas,)
     asked = [
-        (canvas.tokens, canvas.open_flags.translate(PATTERN).decode(), canvas.key)
+        (
+            canvas.tokens,
+            canvas.open_flags.translate(PATTERN).decode(),
+            canvas.key,
+            *(["draft"] if canvas.draft else []),
+        )
         for canvas in canvases
     ]
     more = (

@@ -72,11 +72,15 @@ class Canvas:
         open: [L] bool, true at positions to score or fill.
         key: identity of the question for random numbers. Canvases with the same key share their
             noise (the choices of a question). An empty key means the content of the canvas.
+        draft: whether filling begins with the tokens at open positions, which a strategy that
+            revises tokens (`Strategy.revises`) then keeps, replaces or remasks. A `BLANK` is open
+            from the beginning. Without it filling ignores these tokens.
     """
 
     tokens: _Packed[int] = _Packed(_int32, tuple)  # four bytes per position
     open: _Packed[bool] = _Packed(_bytes, _flags)  # one byte
     key: str = ""
+    draft: bool = False
 
     def __post_init__(self) -> None:
         flags = len(vars(self)["open"])
@@ -127,14 +131,16 @@ class Canvas:
         middle: Sequence[int] | int,
         suffix: Sequence[int],
         key: str = "",
+        draft: bool = False,
     ) -> Canvas:
         """Returns the canvas with a hole between `prefix` and `suffix`.
 
         Args:
             prefix: ids before the hole.
-            middle: ids to score, or the length of the hole to fill.
+            middle: ids to score, the length of the hole to fill, or the ids of a draft.
             suffix: ids after the hole.
             key: identity for random numbers.
+            draft: whether filling begins with the ids of `middle` and revises them.
         """
         if isinstance(middle, int):
             if middle < 0:
@@ -142,7 +148,7 @@ class Canvas:
             middle = [BLANK] * middle
         tokens = (*prefix, *middle, *suffix)
         is_open = bytes(len(prefix)) + b"\1" * len(middle) + bytes(len(suffix))
-        return cls(tokens, is_open, key)  # type: ignore[arg-type]  # flags in packed form
+        return cls(tokens, is_open, key, draft)  # type: ignore[arg-type]  # flags in packed form
 
     @classmethod
     def holes(
@@ -152,6 +158,7 @@ class Canvas:
         between: Sequence[Sequence[int]],
         suffix: Sequence[int],
         key: str = "",
+        drafts: Sequence[Sequence[int]] = (),
     ) -> Canvas:
         """Returns the canvas with several holes of `length` open positions each.
 
@@ -161,12 +168,14 @@ class Canvas:
             between: ids between one hole and the next, one list for each hole but the last.
             suffix: ids after the last hole.
             key: identity for random numbers.
+            drafts: ids that each hole begins with, at most `length`; none if holes begin open.
         """
         tokens, is_open = [*prefix], bytes(len(prefix))
-        for given in (*between, suffix):
-            tokens += [BLANK] * length + [*given]
+        begun = drafts or [()] * (len(between) + 1)
+        for draft, given in zip(begun, (*between, suffix), strict=True):
+            tokens += [*draft, *[BLANK] * (length - len(draft)), *given]
             is_open += b"\1" * length + bytes(len(given))
-        return cls(tokens, is_open, key)  # type: ignore[arg-type]  # flags in packed form
+        return cls(tokens, is_open, key, bool(drafts))  # type: ignore[arg-type]  # packed flags
 
 
 @dataclass(frozen=True)
@@ -263,7 +272,8 @@ class Filling:
         steps: number of steps that committed at least one token.
         confidence: [n] confidence with which each token was committed (nan if `BLANK`). The journal
             stores four significant digits.
-        step: [n] step (from 0) at which each token was last committed, -1 if `BLANK`.
+        step: [n] step (from 0) at which each token was last committed, -1 if `BLANK`. Under
+            strategies of masked models, step 0 of a canvas with a draft is the draft.
         seconds: this canvas' share of model time.
         exit: why decoding ended: 'full', 'eos', 'stop' or the name of a halting criterion.
     """

@@ -14,14 +14,16 @@ import pytest
 import torch
 from scipy import stats
 
-from dlm_eval.canvas import Canvas
+from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import DecodeSettings, Unmasking, fill, resolve
 from dlm_eval.decoding.draw import Draw, restrict
 from dlm_eval.decoding.filling import most_forwards
-from dlm_eval.decoding.samples import mean_logprob
+from dlm_eval.decoding.samples import mean_logprob, seen_part
 from dlm_eval.decoding.step import Query, StepState
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
+from dlm_eval.harness.decode_config import DecodeOptions
+from dlm_eval.harness.requests import HOLE, Hole, Length
 from dlm_eval.models import load_model, packaged_asset
 from dlm_eval.models.denoiser import Geometric, LogLinear
 from dlm_eval.models.families.toy import Toy, ToySettings
@@ -603,7 +605,7 @@ def test_lengths_keep_the_most_probable_filling_of_a_hole_inside_a_text() -> Non
             for n in sizes
         ]  # fmt: skip
         special = {-1, model.bos_id, model.pad_id, *model.eos_ids}
-        best = max(tried, key=lambda one: mean_logprob(one, special))
+        best = max(tried, key=lambda one: mean_logprob(seen_part(model, one, ()), special))
         assert filling.tokens == best.tokens
         assert filling.forwards == sum(one.forwards for one in tried)
         assert filling.forwards <= (most_forwards(model, canvas, resolve({"lengths": sizes})) or 0)
@@ -632,6 +634,46 @@ def test_lengths_that_cannot_be_tried_are_one_line() -> None:
         f for f in fill(model, [Canvas.infill(ids, 2, ids)], lengths=(3, 999)) if len(f.tokens) == 3
     ]
     assert len(kept) == 1  # those that fit are tried
+
+
+def test_tokens_behind_the_end_of_a_text_do_not_count() -> None:
+    """Nobody sees what is behind the first end-of-text token or the first stop string."""
+    model = load_model("tiny", dtype="float32", device="cpu")
+    eos, (full_stop,) = model.eos_ids[0], model.encode(".")
+    tokens = (5, eos, 6, 7, -1)
+    filling = Filling(tokens, 5, 5, confidence=(0.5, 0.9, 0.1, 0.1, float("nan")))
+    assert seen_part(model, filling, ()).tokens == (5, eos)[:1]
+    assert mean_logprob(seen_part(model, filling, ())) == pytest.approx(math.log(0.5))
+    stopped = Filling((5, full_stop, 6), 3, 3, confidence=(0.5, 0.25, 0.01))
+    assert seen_part(model, stopped, (".",)).tokens == (5, full_stop)
+    assert seen_part(model, stopped, ("!",)) == stopped
+    # the filling with the best text is kept, not the one with the best tokens behind it
+    toy = Toy(ToySettings(vocab=5, seed=11))
+    canvas, sizes = Canvas.completion([1], 4), (2, 4, 8)
+    tried = [fill(toy, [Canvas.completion([1], n)], early_exit=False)[0] for n in sizes]
+    special = {-1, toy.bos_id, toy.pad_id, *toy.eos_ids}
+    best = max(tried, key=lambda one: mean_logprob(seen_part(toy, one, ()), special))
+    assert fill(toy, [canvas], lengths=sizes, early_exit=False)[0].tokens == best.tokens
+
+
+@pytest.mark.parametrize("how", [{"length_beam": 2}, {"lengths": (4, 8)}])
+def test_a_holes_own_length_refuses_nothing_where_others_are_tried(how: dict[str, Any]) -> None:
+    """Steps and blocks are those of each length; a block that a model cannot have is still refused."""
+    settings = resolve({"steps": 8, "block_length": 4, **how}, length=3)
+    settings.check(5)
+    assert not settings.uses_own_length
+    with pytest.raises(UserError, match="block_length '4' is not allowed"):
+        settings.check(5, block=6)
+    options = DecodeOptions({"steps": 8, "block_length": 4, **how})
+    for hole in (Hole(Length(3)), Hole(Length(None), references=("a",))):
+        kept = options.settings(options.request({HOLE: hole}), 3)
+        assert (kept.steps, kept.block_length) == (8, 4)  # not those that fit 3
+    model = load_model("tiny", dtype="float32", device="cpu")
+    if "lengths" in how:
+        (found,) = fill(
+            model, [Canvas.completion(model.encode("a"), 3)], steps=8, block_length=4, **how
+        )
+        assert len(found.tokens) in how["lengths"]
 
 
 @pytest.mark.parametrize("how", [{"length_beam": 2}, {"lengths": (4, 8)}])

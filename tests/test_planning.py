@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dlm_eval.harness.infill import InfillSpec
 from dlm_eval.harness.requests import Hole, Length, hole_canvas, hole_length
 from dlm_eval.harness.tasks import check_fewshot, load_tasks
 from dlm_eval.metrics import d1, planning, sudoku
+from dlm_eval.reports.trace.logged import find_logged
 
 PUZZLE = {"input": "0234\n3400\n2143\n4020", "output": "1234\n3412\n2143\n4321"}
 
@@ -286,6 +288,29 @@ def test_a_run_fills_the_holes_and_joins_them_with_the_givens(grids: Path) -> No
     assert [row["resps"][0][0] for row in alone["samples"]["grid_infill"]] == answers["tiny"]
 
 
+def test_a_trace_of_several_holes_shows_the_givens_between_them(
+    grids: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = evaluate("tiny", ["grid_infill"], include_path=str(grids), bootstrap_iters=0, verbosity="ERROR",
+                    log_trajectories=True, output_path=str(grids / "out"))  # fmt: skip
+    (logged, _) = find_logged(str(grids / "out")).trajectories("grid_infill")
+    recording = find_logged(str(grids / "out")).recording(logged)
+    assert logged.between == tuple(sudoku.between_holes(PUZZLE))
+
+    def text(ids: Sequence[int]) -> str:
+        return "".join(recording.pieces[token][0] for token in ids)
+
+    answer = done["samples"]["grid_infill"][0]["resps"][0][0]
+    whole = f"Output:\n{answer}{sudoku.after_holes(PUZZLE)}"
+    assert text(recording.steps[-1].tokens).replace("[EOS]", "") == whole
+    masks = [token for token in recording.steps[0].tokens if recording.pieces[token][0] == "[MASK]"]
+    assert len(masks) == 5 - len(recording.steps[0].written)
+    assert main(["trace", "--from", str(grids / "out"), "--task", "grid_infill", "--doc", "0"]) == 0
+    shown = capsys.readouterr().out.split("step ")[-1]
+    assert shown.count("234") == 1 and "2143" in shown
+    assert json.loads(json.dumps(recording.plain()))["open"] == list(recording.open)
+
+
 # -- examples --------------------------------------------------------------------------------------
 
 
@@ -386,3 +411,76 @@ def test_an_entry_without_answers_is_named(
     )
     assert code == 2
     assert "has 0 files for entry 'gsm8k_256'" in capsys.readouterr().err
+
+
+# -- a grid that is revised in place ---------------------------------------------------------------
+
+
+IN_PLACE = TASK.replace("grid_infill", "grid_in_place").replace("infill_results", "revision_results").replace(
+    "generation_kwargs: {until: []}",
+    "generation_kwargs: {until: [], strategy: edit, threshold: 0.7, editing_threshold: 0.3}",
+).replace("infill: {", "infill: {draft: !function dlm_eval.metrics.sudoku.wrong_cells, ").replace(
+    "metadata:\n", "".join(f"  - {{metric: {name}, aggregation: mean, higher_is_better: true}}\n" for name in ("fixed", "kept")) + "metadata:\n"
+)  # fmt: skip
+
+
+@pytest.fixture
+def wrong_grids(tmp_path: Path) -> Path:
+    other = {"input": "1203\n3410\n2143\n4301", "output": "1243\n3412\n2143\n4321"}
+    docs = [{**doc, "wrong": sudoku.wrong_grid(doc)} for doc in (PUZZLE, other)]
+    (tmp_path / "grids.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    (tmp_path / "grid_in_place.yaml").write_text(IN_PLACE)
+    return tmp_path
+
+
+def test_a_wrong_grid_is_revised_where_it_stands(wrong_grids: Path) -> None:
+    options: dict[str, Any] = {"include_path": str(wrong_grids), "bootstrap_iters": 0, "verbosity": "ERROR"}  # fmt: skip
+    rows = evaluate("tiny", ["grid_in_place"], **options)["samples"]["grid_in_place"]
+    drafts = [row["arguments"][0][1]["hole"]["drafts"] for row in rows]
+    assert drafts == [sudoku.wrong_cells(row["doc"]) for row in rows]
+    # a decoder that never replaces leaves the wrong grid as it is
+    kept = evaluate(
+        "tiny",
+        ["grid_in_place"],
+        decode={"strategy": "edit", "threshold": 1.0, "editing_threshold": 1.0},
+        **options,
+    )
+    assert [row["resps"][0][0] for row in kept["samples"]["grid_in_place"]] == [
+        _in_holes(row["doc"], row["doc"]["wrong"]) for row in rows
+    ]
+    scores = kept["results"]["grid_in_place"]
+    assert (scores["exact_match,none"], scores["fixed,none"], scores["kept,none"]) == (0, 0, 1)
+    # another strategy comes without the task's thresholds
+    p2 = evaluate("tiny", ["grid_in_place"], decode={"strategy": "p2", "steps": 2}, batch_size=1, **options)  # fmt: skip
+    assert p2["dlm_eval"]["tasks"]["grid_in_place"]["decode"]["strategy"] == "p2"
+    for decode, wrong in (({"strategy": "confidence"}, "never changes"), ({"strategy": "random"}, "task 'grid_in_place'")):  # fmt: skip
+        with pytest.raises(UserError, match=wrong):
+            evaluate("tiny", ["grid_in_place"], decode=decode, **options)
+    with pytest.raises(UserError, match="begins with a draft that the model revises in place"):
+        evaluate("tiny-ar", ["grid_in_place"], **options)
+
+
+def _in_holes(doc: dict[str, Any], grid: str) -> str:
+    """The part of a grid between its first and its last empty cell."""
+    return grid[doc["input"].index("0") : doc["input"].rindex("0") + 1]
+
+
+def test_revised_cells_are_counted_by_what_they_were() -> None:
+    doc = {**PUZZLE, "wrong": sudoku.wrong_grid(PUZZLE)}
+    right = _in_holes(doc, PUZZLE["output"])
+    assert sudoku.revision_results(doc, [right]) == {"exact_match": 1, "cell_acc": 1, "fixed": 1, "kept": 1}  # fmt: skip
+    unchanged = sudoku.revision_results(doc, [_in_holes(doc, doc["wrong"])])
+    assert unchanged == {"exact_match": 0, "cell_acc": 3 / 5, "fixed": 0, "kept": 1}
+    assert sudoku.revision_results(doc, [""]) == {"exact_match": 0, "cell_acc": 0, "fixed": 0, "kept": 0}  # fmt: skip
+
+
+def test_wrong_drafts_are_one_line() -> None:
+    spec = InfillSpec.from_metadata("t", {"infill": {"length": 1, "between": "gaps", "draft": "begun"}})  # fmt: skip
+    with pytest.raises(SampleError, match="draft has 1 text for 2 holes"):
+        spec.hole("t", {"gaps": ["x"], "begun": ["a"]})
+    with pytest.raises(UserError, match="infill draft '3' is not allowed"):
+        InfillSpec.from_metadata("t", {"infill": {"length": 1, "draft": 3}})
+    model = load_model("tiny", dtype="float32", device="cpu")
+    hole = Hole(Length(1), drafts=("a b c d e",))
+    with pytest.raises(SampleError, match="the draft 'a b c d e' has . tokens, and its hole 1"):
+        hole_canvas(model, "x", 1, hole, "", "error")

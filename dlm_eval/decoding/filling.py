@@ -15,7 +15,7 @@ from dlm_eval.decoding.samples import at_lengths, beam_program, lengths_program
 from dlm_eval.decoding.settings import DecodeSettings, resolve
 from dlm_eval.decoding.state import split_blocks, whole_blocks
 from dlm_eval.decoding.step import TraceStep
-from dlm_eval.decoding.strategy import FillRequest, default_strategy
+from dlm_eval.decoding.strategy import FillRequest, default_strategy, not_revising
 from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser, check_ids, embedding_rows
@@ -168,6 +168,13 @@ def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
     """Raises SampleError if the model cannot fill the canvas, UserError for the settings."""
     if settings.length_beam and settings.lengths:
         raise UserError("decode length_beam and lengths exclude each other; give one")
+    if canvas.draft and not settings.strategy.revises:
+        raise not_revising(settings.strategy)
+    if canvas.draft and not settings.uses_own_length:
+        raise SampleError(
+            "decode lengths and length_beam change the length of a hole, and this one begins with a "
+            "draft; leave them out"
+        )
     if len(canvas) > model.max_length and not settings.length_beam and not settings.lengths:
         raise SampleError(
             f"{counted(len(canvas), 'position')}, but {model.name} has {model.max_length}"

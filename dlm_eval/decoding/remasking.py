@@ -45,6 +45,7 @@ class Rdm(Unmasking, name="rdm"):
     default_schedule: ClassVar[str | None] = "cosine"
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "steps"
+    revises: ClassVar[bool] = True
 
     @property
     def is_random(self) -> bool:
@@ -79,6 +80,7 @@ class P2(Unmasking, name="p2"):
     default_schedule: ClassVar[str | None] = "linear"
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "steps"
+    revises: ClassVar[bool] = True
 
     def commit(self, view: StepState) -> Bools:
         return view.open & ~self._stays_masked(view)
@@ -110,6 +112,7 @@ class Remask(Unmasking, name="remask"):
     alpha_on: float = option(0.9, least=0, below=1, help="'loop': share of clean tokens in between")
     takes_schedule: ClassVar[bool] = False
     ends: ClassVar[Ends] = "steps"
+    revises: ClassVar[bool] = True
     last_step_fills: ClassVar[bool] = True
 
     def check(self) -> None:
@@ -182,6 +185,7 @@ class EditTokens(Unmasking, name="edit"):
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "stable"
+    revises: ClassVar[bool] = True
 
     @property
     def steps_when_full(self) -> int:

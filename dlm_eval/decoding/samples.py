@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding.checkpoints import no_offer
+from dlm_eval.decoding.exits import StopSearch
 from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import ForwardRow, LogProbs, Program
@@ -57,7 +58,7 @@ def best_program(
     """
     fillings = yield from together(programs)
     forwards = sum(filling.forwards for filling in fillings)
-    aside = {BLANK, *((model.bos_id, model.pad_id, *model.eos_ids) if by == "text" else ())}
+    aside = _special(model) if by == "text" else {BLANK}
     ranks = [mean_logprob(filling, aside) for filling in fillings]
     if by == "score" and canvas.open_positions:
         outputs = yield [_score_row(model, canvas, filling) for filling in fillings]
@@ -78,6 +79,24 @@ def mean_logprob(filling: Filling, aside: Set[int | None] = frozenset({BLANK})) 
         if token not in aside
     ]
     return sum(logs) / len(logs) if logs else -inf
+
+
+def _special(model: Denoiser) -> set[int | None]:
+    """Returns the ids of tokens that begin, end or pad a text, and `BLANK`."""
+    return {BLANK, model.bos_id, model.pad_id, *model.eos_ids}
+
+
+def seen_part(model: Denoiser, filling: Filling, until: Sequence[str]) -> Filling:
+    """Returns the tokens of a filling that a reader of its text sees: those before the first
+    end-of-text token or `BLANK`, up to the one that completes the first stop string.
+    """
+    tokens, stops = filling.tokens, StopSearch(model, until)
+    ends = (i for i, token in enumerate(tokens) if token in model.eos_ids or token == BLANK)
+    seen = next(ends, len(tokens))
+    if stops:
+        before = np.array(tokens[:seen], dtype=np.int64)
+        seen = next((n for n in range(1, seen + 1) if stops.found_in(before[:n])), seen)
+    return replace(filling, tokens=tokens[:seen], confidence=filling.confidence[:seen])
 
 
 def _score_row(model: Denoiser, canvas: Canvas, filling: Filling) -> ForwardRow:
@@ -182,8 +201,8 @@ def lengths_program(
     request: FillRequest, fill: Callable[[FillRequest], Program[Filling]]
 ) -> Program[Filling]:
     """Returns the program that fills the hole at each of `lengths` and returns the best filling:
-    that with the highest mean log-probability of its tokens as they were written, without those
-    that begin, end or pad a text.
+    that with the highest mean log-probability of its tokens as they were written, up to the end of
+    the text and without those that begin, end or pad it.
 
     The hole's own length is ignored, so nothing of the answer is told. `forwards` counts all
     fillings.
@@ -195,7 +214,11 @@ def lengths_program(
         fill(replace(request, canvas=canvas, settings=settings, offer=no_offer))
         for canvas, settings in at_lengths(request.model, request.canvas, request.settings)
     ]
-    return (yield from best_program(request.model, request.canvas, programs, "text"))
+    fillings = yield from together(programs)
+    aside, until = _special(request.model), request.settings.until
+    ranks = [mean_logprob(seen_part(request.model, one, until), aside) for one in fillings]
+    forwards = sum(filling.forwards for filling in fillings)
+    return replace(fillings[int(np.argmax(ranks))], forwards=forwards)
 
 
 def at_lengths(
@@ -225,4 +248,5 @@ def _resized(canvas: Canvas, before: int, size: int) -> Canvas:
     """Returns the canvas with `size` open positions after the first `before`, in place of its own."""
     after = before + len(canvas.open_positions)
     tokens = canvas.tokens[:before] + (BLANK,) * size + canvas.tokens[after:]
-    return Canvas(tokens, canvas.open[:before] + (True,) * size + canvas.open[after:], canvas.key)
+    is_open = canvas.open[:before] + (True,) * size + canvas.open[after:]
+    return replace(canvas, tokens=tokens, open=is_open)

@@ -200,6 +200,11 @@ class DecodeSettings:
         return self.temperature > 0 or self.strategy.is_random
 
     @property
+    def uses_own_length(self) -> bool:
+        """Whether a hole is filled at its own length, and not at one that is predicted or tried."""
+        return not (self.length_beam or self.lengths)
+
+    @property
     def schedule_in_use(self) -> str | None:
         """The schedule that is used, or None."""
         return self.schedule or self.strategy.default_schedule
@@ -235,6 +240,8 @@ class DecodeSettings:
     def check(self, length: int, block: int | None = None) -> None:
         """Raises UserError if the settings do not fit a hole of `length` open positions.
 
+        Under `length_beam` and `lengths` they are adapted to each length (`fitted`).
+
         Args:
             length: number of open positions (an empty hole fits all settings).
             block: block length of a block-causal model, whose blocks are at absolute positions,
@@ -242,14 +249,14 @@ class DecodeSettings:
         """
         if length == 0:
             return
+        if block is not None and block % (self.block_length or block):
+            allowed = f"{block}, the block of this model, or a divisor of it"
+            raise value_error("decode block_length", self.block_length, allowed)
+        if not self.uses_own_length:
+            return
         if self.steps is not None and self.steps > length and self.schedule_in_use in PER_STEP:
             raise value_error("decode steps", self.steps, f"at most the {length} open positions")
-        if block is not None:
-            if block % (self.block_length or block):
-                allowed = f"{block}, the block of this model, or a divisor of it"
-                raise value_error("decode block_length", self.block_length, allowed)
-            return
-        if self.block_length is None:
+        if block is not None or self.block_length is None:
             return
         # without a schedule, the last block may be shorter
         if length % self.block_length and self.schedule_in_use is not None:
@@ -287,10 +294,8 @@ class DecodeSettings:
             self = replace(self, samples=1, rerank="probability")
         whole = length % (self.block_length or length) == 0
         one_per_token = self.strategy.default_steps(process) is None
-        one_length = not self.length_beam and not self.lengths
-        redundant = (
-            self.steps == length and whole and one_per_token and block is None and one_length
-        )
+        own = self.uses_own_length
+        redundant = self.steps == length and whole and one_per_token and block is None and own
         return replace(self, steps=None) if redundant else self
 
     def fitted(self, length: int) -> DecodeSettings:

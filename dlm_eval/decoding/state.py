@@ -11,7 +11,7 @@ Shape letters: L = positions of the canvas now, W = positions that a step consid
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from typing import Any
 
@@ -23,8 +23,18 @@ from dlm_eval.decoding.cache_policy import make_cache_policy, visible_end
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.exits import EarlyExit
 from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.decoding.step import Bools, Edit, Floats, Ints, Query, StepState, Trace, TraceStep
-from dlm_eval.engine import ForwardRow, Layout, Output
+from dlm_eval.decoding.step import (
+    NONE,
+    Bools,
+    Edit,
+    Floats,
+    Ints,
+    Query,
+    StepState,
+    Trace,
+    TraceStep,
+)
+from dlm_eval.engine import ForwardRow, Layout, LogProbs, Output
 from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser, exact_cache_block, logit_shift
@@ -50,7 +60,8 @@ class Block:
 def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
     """Returns the canvas with its last block completed, as block-causal models need."""
     missing = -len(canvas) % block if block is not None and canvas.open[-1] else 0
-    return Canvas(canvas.tokens + (BLANK,) * missing, canvas.open + (True,) * missing, canvas.key)
+    tokens, is_open = canvas.tokens + (BLANK,) * missing, canvas.open + (True,) * missing
+    return replace(canvas, tokens=tokens, open=is_open)
 
 
 def split_blocks(
@@ -136,7 +147,7 @@ class DecodeState:
         self._in_block: tuple[int, Ints, frozenset[int]] | None = None
         self._causal = exact_cache_block(model) == 1
         self.early_exit: EarlyExit | None = None
-        if settings.early_exit:
+        if settings.early_exit and not canvas.draft:  # a draft's tokens are written, but not final
             self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
         self.cache = make_cache_policy(model, settings)
         self.kept = Kept()
@@ -271,6 +282,27 @@ class DecodeState:
         return self.noise.uniforms("draw", self.global_step + ahead, int(ids.max()) + 1)[ids]
 
     # -- changes -----------------------------------------------------------------------------------
+
+    def write_draft(self, canvas: Canvas) -> Generator[list[ForwardRow], list[Output], None]:
+        """Writes the draft of `canvas` as step 0, before the strategy's own steps.
+
+        One row reads the probability of each of its tokens in the whole draft. It takes the place
+        of the probability with which a token is written.
+        """
+        draft = np.array(whole_blocks(canvas, self.model.block_length).tokens, dtype=np.int64)
+        at = np.nonzero(self.open & (draft != BLANK))[0]
+        if not len(at):
+            return
+        tokens = self.tokens.copy()
+        tokens[at] = draft[at]
+        row = self.row(at, Query(LogProbs()), tokens, draft[at])
+        (logprob,) = (yield from self.run([row]))[0]
+        self.tokens[at], self.logprob[at], self.step[at] = draft[at], logprob, 0
+        self.open[at] = False
+        self.last_change, self.global_step = 0, 1
+        if self.trace is not None:
+            traced = self._traced(self.ids[at], self.logprob[at], NONE)
+            self.trace(replace(traced, step=0))
 
     def apply(self, edit: Edit) -> None:
         """Applies a step's changes to the canvas.

@@ -75,6 +75,8 @@ class Strategy:
         resizes: whether it inserts or deletes positions.
         writes_ahead: whether a step may write positions of later blocks.
         blocks_count_given: whether `block_length` counts the given positions between open ones too.
+        revises: whether it can change tokens that are written, so that it can begin with a draft
+            (`Canvas.draft`).
     """
 
     name: ClassVar[str] = ""
@@ -85,6 +87,7 @@ class Strategy:
     resizes: ClassVar[bool] = False
     writes_ahead: ClassVar[bool] = False
     blocks_count_given: ClassVar[bool] = False
+    revises: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, name: str = "", **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -104,6 +107,7 @@ class Strategy:
                 f"tuple of {allowed}"
             )
         cls.check_attribute("default_schedule", (None, *SCHEDULES))
+        cls.check_attribute("revises", (True, False))
 
     @classmethod
     def check_attribute(cls, attribute: str, allowed: tuple[Any, ...]) -> None:
@@ -216,6 +220,20 @@ def users_of(option: str) -> list[str]:
         for name, cls in STRATEGIES.listed().items()
         if not isinstance(cls, str) and option in option_names(cls)
     ]
+
+
+def not_revising(strategy: Strategy) -> UserError:
+    """Returns the error of a strategy that cannot begin with a draft."""
+    able = [
+        name
+        for name, cls in STRATEGIES.listed().items()
+        if not isinstance(cls, str) and cls.revises and set(cls.processes) & set(strategy.processes)
+    ]
+    others = f"allowed: {', '.join(able)}" if able else "no strategy of its process can"
+    return UserError(
+        f"decode strategy '{strategy.name}' never changes a written token, so it cannot begin with "
+        f"a draft; {others}"
+    )
 
 
 def not_for(strategy: Strategy, process: str) -> UserError:

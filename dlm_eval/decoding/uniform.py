@@ -66,6 +66,7 @@ class Rewrite(Strategy, name="rewrite"):
     """every position at every step, from random tokens (SUNDAE, AR2Diff; process 'uniform')"""
 
     processes: ClassVar[tuple[Process, ...]] = ("uniform",)
+    revises: ClassVar[bool] = True
 
     @property
     def is_random(self) -> bool:
@@ -115,7 +116,8 @@ def _sample(request: FillRequest) -> Program[tuple[Filling, float]]:
     )  # fmt: skip
     at, length = np.array(canvas.open_positions), len(canvas)
     tokens = np.array(canvas.tokens, dtype=np.int64)
-    tokens[at] = (noise.uniforms("start", 0, length) * model.vocab_size).astype(np.int64)[at]
+    start = (noise.uniforms("start", 0, length) * model.vocab_size).astype(np.int64)[at]
+    tokens[at] = np.where(drafted(canvas)[at], tokens[at], start)
     random, op = settings.temperature > 0, Rewriter(candidate_op(model, settings))
     changed, logprob, standing = (
         np.zeros(len(at), dtype=np.int64),
@@ -144,6 +146,12 @@ def _sample(request: FillRequest) -> Program[tuple[Filling, float]]:
         step=tuple(map(int, changed)),
     )
     return filling, float(np.mean(standing))
+
+
+def drafted(canvas: Canvas) -> Bools:
+    """Returns [L] bool, true where filling begins with a token of a draft, not with a random one."""
+    known = np.array(canvas.tokens, dtype=np.int64) != BLANK
+    return np.asarray(known & np.array(canvas.open) & canvas.draft)
 
 
 # -- canvases of random tokens (process 'canvas') --------------------------------------------------
@@ -187,6 +195,7 @@ class Renoise(Halting, name="renoise"):
     t_start: float = option(0.8, above=0, help="temperature of the first step")
     t_end: float = option(0.4, least=0, help="temperature after the last step")
     processes: ClassVar[tuple[Process, ...]] = ("canvas",)
+    revises: ClassVar[bool] = True
 
     @property
     def is_random(self) -> bool:
@@ -236,6 +245,7 @@ class Sample:
         more = min(whole, model.max_length) - len(canvas) if canvas.open[-1] else 0
         self.open = np.array([*canvas.open, *[True] * more])
         self.tokens = np.array([*canvas.tokens, *[BLANK] * more], dtype=np.int64)
+        self.drafted = np.array([*drafted(canvas), *[False] * more])
         self.logprob, self.changed = (
             np.full(len(self.tokens), -np.inf),
             np.zeros(len(self.tokens), dtype=np.int64),
@@ -274,7 +284,8 @@ class Sample:
         """Fills one canvas, the positions `at`."""
         given, truth, length = ~self.open[at], self.tokens[at], int(at[-1]) + 1
         halt, kept = Halt(self.options), Kept()
-        current = np.where(given, truth, self._random("start", number, at))
+        begun = given | self.drafted[at]
+        current = np.where(begun, truth, self._random("start", number, at))
         found = np.full(len(at), BLANK)
         for step in range(self.steps):
             clock = number * self.steps + step

@@ -192,7 +192,7 @@ class Unmasking(Strategy):
             return None
         places = np.array(whole_blocks(canvas, model.block_length).open_positions)
         least = 2 if logit_shift(model) > 0 else 1  # see `DecodeState.first_position_alone`
-        rows = 0
+        rows = int(canvas.draft)  # the row that reads it
         for part, block in split_blocks(places, settings, model.block_length):
             most = self.most_steps(len(part), block.steps)
             if most is None:
@@ -260,6 +260,8 @@ class Unmasking(Strategy):
         if request.begun is not None:
             state.restore(request.begun)
             first = request.begun.step
+        elif request.canvas.draft:
+            yield from state.write_draft(request.canvas)
         for block in state.blocks[state.block :]:
             state.block = block.number
             yield from self._fill_block(state, block, first, request)
@@ -291,7 +293,7 @@ class Unmasking(Strategy):
             quota = tokens_of(block.size, left, step, block.steps) if tokens_of else 0
             if tokens_of and step >= block.steps - 1 and self.ends != "limit":
                 quota = left
-            if step == 0 and state.first_position_alone(at):
+            if step == 0 and is_open[0] and state.first_position_alone(at):
                 first = self.query(state.view(at[:1], block, step, quota, name), op, model)
                 edit = yield from _first_position(state, at[:1], first)
             else:

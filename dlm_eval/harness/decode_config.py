@@ -22,7 +22,9 @@ from dlm_eval.decoding import (
     setting_names,
 )
 from dlm_eval.decoding.presets import authors_preset
+from dlm_eval.decoding.strategy import not_revising, users_of
 from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.harness.infill import begins_with_draft
 from dlm_eval.harness.requests import HOLE, Hole, Length
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.settings import typed_texts
@@ -126,6 +128,13 @@ class DecodeOptions:
             own.pop("preset", None)
         base = {"strategy": default_strategy(self.process)}
         named = [self._named(layer, task) for layer in (own, self.user)]
+        ours, theirs = (expand(layer).get("strategy") for layer in named)
+        if theirs not in (None, ours):  # another strategy comes without the options of the task's
+            named[0] = {
+                key: value
+                for key, value in expand(named[0]).items()
+                if key != "schedule" and not users_of(key)
+            }
         fitting, replaced = fit_task(expand(named[0]), self.process)
         if replaced:
             named[0] = fitting  # these are no longer the preset's settings
@@ -163,10 +172,10 @@ class DecodeOptions:
 
         If the length depends on the document (oracle lengths, several holes), the settings are adapted: at most
         one step per token, and no block length that does not divide the hole. Otherwise the hole
-        must fit the settings exactly.
+        must fit the settings exactly. If other lengths are tried, nothing depends on its own.
         """
         settings = dataclasses.replace(self.resolved(ask), until=ask.until)
-        if ask.hole.sets(length):
+        if ask.hole.sets(length) or not settings.uses_own_length:
             settings.check(length)
             return settings
         return settings.fitted(length)
@@ -215,7 +224,7 @@ class DecodePlans:
         described: dict[str, Any] = {
             "decode": settings.identity(),
             "strategy": settings.title,
-            "steps": settings.steps or length,
+            "steps": settings.steps or (length if settings.uses_own_length else None),
             "block_length": settings.block_length,
         }
         if ask.preset is not None:
@@ -231,7 +240,7 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
 
     Raises:
         UserError: the generation settings of a task's YAML have an unknown name or an impossible
-            length.
+            length, or a task begins with a draft and the strategy does not revise it.
     """
     for name, task in tasks.items():
         if task.OUTPUT_TYPE != "generate_until" or options.user.get("preset") == "authors":
@@ -239,6 +248,8 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
         try:
             ask = options.request(task.config.generation_kwargs or {}, name)
             settings = resolve(*ask.layers)
+            if begins_with_draft(task) and not settings.strategy.revises:
+                raise not_revising(settings.strategy)
         except UserError as error:
             raise UserError(f"task '{name}': {error}") from error
         if ask.replaced:

@@ -26,7 +26,9 @@ from lm_eval.api.task import ConfigurableTask
 
 from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length, SpecialTokens
+from dlm_eval.metrics import brier
 from dlm_eval.metrics.samples import find_judge
+from dlm_eval.printable import counted
 from dlm_eval.settings import shown
 
 MEASURES = ("alone", "in_place", "canvas")
@@ -51,6 +53,9 @@ class InfillSpec:
         between: Source of the texts between several holes, each `length` tokens long: a function
             that returns a list of texts, or the name of a column with one. The answer is the texts
             in the holes with those between them.
+        draft: Source of the text that the hole begins with, or of a list of texts, one for each of
+            several holes: a function, a template or the name of a column. The strategy must revise
+            written tokens.
     """
 
     length: str
@@ -59,6 +64,7 @@ class InfillSpec:
     measure: str = "alone"
     special_tokens: SpecialTokens = "model"
     between: str | Callable[[dict[str, Any]], list[str]] | None = None
+    draft: str | Callable[[dict[str, Any]], str | list[str]] | None = None
 
     @classmethod
     def from_metadata(cls, task: str, metadata: Mapping[str, Any] | None) -> InfillSpec:
@@ -104,16 +110,24 @@ class InfillSpec:
 
         Raises:
             UserError: a column is missing, or the length is not allowed.
-            SampleError: `reference` or `between` of the document is neither a text nor a list of
-                texts.
+            SampleError: `reference`, `between` or `draft` of the document is neither a text nor a
+                list of texts, or there are not as many drafts as holes.
         """
+        between = () if self.between is None else _texts_of("between", self.between, doc)
+        drafts = () if self.draft is None else _texts_of("draft", self.draft, doc)
+        if drafts and len(drafts) != len(between) + 1:
+            raise SampleError(
+                f"metadata.infill draft has {counted(len(drafts), 'text')} for "
+                f"{counted(len(between) + 1, 'hole')}"
+            )
         return Hole(
             _length(task, utils.apply_template(self.length, doc)),
             "" if self.suffix is None else utils.apply_template(self.suffix, doc),
             () if self.reference is None else _texts_of("reference", self.reference, doc),
             self.measure,
             self.special_tokens,
-            () if self.between is None else _texts_of("between", self.between, doc),
+            between,
+            drafts,
         )
 
     def any_hole(self) -> Hole | None:
@@ -144,12 +158,18 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         return built
 
 
+def begins_with_draft(task: Any) -> bool:
+    """Returns whether a task's holes begin with a draft."""
+    return isinstance(task, InfillTask) and task.infill.draft is not None
+
+
 def _check_sources(task: str, spec: InfillSpec) -> None:
     """Raises UserError if a setting is not of a form that can be looked up in a document."""
     for name, value in (
         ("suffix", spec.suffix),
         ("reference", spec.reference),
         ("between", spec.between),
+        ("draft", spec.draft),
     ):
         if value is None or isinstance(value, str) or (callable(value) and name != "suffix"):
             continue
@@ -234,3 +254,42 @@ class SampleTask(ConfigurableTask):  # type: ignore[misc]
 
 class InfillSampleTask(SampleTask, InfillTask):
     """The same with text after the hole."""
+
+
+class BrierTask(InfillSampleTask):
+    """Samples that follow a passage at one or several of its places (metrics/brier.py).
+
+    ``metadata.places`` is their number, or "all": every word of the continuation.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None, **_: Any) -> None:
+        super().__init__(config=config)
+        self._places = _place_count(self.config.metadata.get("places", 1), self.task_docs[0])
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> list[Any]:
+        """Returns a request for each place."""
+        contexts = [context for context, _ in brier.places(doc, self._places)]
+        if len(contexts) > 1 and not ctx.endswith(contexts[0]):
+            raise UserError(
+                f"--metadata places '{self._places}' is not possible with a chat template, which "
+                "ends the passage; leave one of them out"
+            )
+        head = ctx.removesuffix(contexts[0]) if len(contexts) > 1 else ""
+        built = [
+            super(BrierTask, self).construct_requests(doc, head + context, **kwargs)
+            for context in (contexts if len(contexts) > 1 else [ctx])
+        ]
+        requests = [one for each in built for one in (each if isinstance(each, list) else [each])]
+        for number, request in enumerate(requests):
+            request.idx = number
+        return requests
+
+
+def _place_count(value: Any, doc: Mapping[str, Any]) -> int:
+    most = len(doc["truth"].split())
+    count = most if value == "all" else value
+    if type(count) is not int or not 1 <= count <= most:
+        raise UserError(
+            f"--metadata places '{shown(value)}' is not allowed; it must be 1 to {most}, or all"
+        )
+    return count

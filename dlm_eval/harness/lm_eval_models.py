@@ -10,6 +10,7 @@ from lm_eval.api.model import LM
 
 from dlm_eval.errors import UserError
 from dlm_eval.harness.baseline import Baseline
+from dlm_eval.harness.infill import begins_with_draft
 from dlm_eval.harness.model_kind import OF_DENOISERS, Loaded, refuse_settings
 from dlm_eval.harness.plan import CountedRequests, DryRun, Found, Plan, TaskPlan
 from dlm_eval.harness.results import Record, is_in_shard
@@ -43,7 +44,11 @@ class LmEvalModels:
         _check_places(settings)
 
     def check_tasks(self, settings: RunSettings, tasks: Mapping[str, Any]) -> None:
-        pass
+        for name in (name for name, task in tasks.items() if begins_with_draft(task)):
+            raise UserError(
+                f"--tasks {name} begins with a draft that the model revises in place, which only "
+                f"diffusion models do; --model '{settings.model}' writes after a prompt: leave it out"
+            )
 
     def entry_arguments(self, arguments: Mapping[str, Any], entry: str) -> Mapping[str, Any]:
         return arguments

@@ -233,10 +233,13 @@ class RecordedLM(LM):  # type: ignore[misc]
                 raise SampleError(request.args[0])
             key = self._key_for(request)
             texts = self._texts.get(key, [])
-            if record.repeat < len(texts):
+            number = record.repeat  # of a document's requests, unless each is matched by itself
+            if self._options.match != "prompt_hash":
+                number += request.idx * request.repeats
+            if number < len(texts):
                 self._used.add(key)
-                return texts[record.repeat]
-            more = f" number {record.repeat + 1}" if texts else ""
+                return texts[number]
+            more = f" number {number + 1}" if texts else ""
             raise LookupError(f"no recorded answer{more}")
         except SampleError as error:
             record.error = str(error)

@@ -15,6 +15,7 @@ from dlm_eval.canvas import Canvas
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser, bos_only_if_empty, text_start
 from dlm_eval.printable import counted
+from dlm_eval.settings import shown
 
 Overlong = Literal["truncate", "error"]
 SpecialTokens = Literal["model", "tokenizer", "none"]
@@ -76,6 +77,7 @@ class Hole:
             prefix, hole and suffix together.
         special_tokens: what stands before the prefix (see `begin`).
         between: the texts between several holes, in order; "" for two that adjoin.
+        drafts: the texts that the holes begin with, one for each; empty if they begin open.
     """
 
     length: Length
@@ -84,6 +86,7 @@ class Hole:
     measure: str = "alone"
     special_tokens: SpecialTokens = "model"
     between: tuple[str, ...] = ()
+    drafts: tuple[str, ...] = ()
 
     def sets(self, length: int) -> bool:
         """Returns whether the task sets this number of open positions for all documents. Several
@@ -103,6 +106,7 @@ class Hole:
             "between": list(self.between),
             "suffix": self.suffix,
             "references": list(self.references),
+            "drafts": list(self.drafts),
         }
         measured = {} if self.measure == "alone" else {"measure": self.measure}
         begun = {} if self.special_tokens == "model" else {"special_tokens": self.special_tokens}
@@ -284,16 +288,24 @@ def hole_canvas(
 ) -> Prepared:
     """Returns the canvas with `length` open positions, of one hole or several, after `prefix`.
 
+    A draft is encoded by itself. If it has fewer tokens than its hole, the rest begins open.
+
     Raises:
-        SampleError: the holes alone do not fit the model, or (with `overlong='error'`) the whole
-            canvas does not.
+        SampleError: the holes alone do not fit the model, (with `overlong='error'`) the whole
+            canvas does not, or a draft does not fit its hole.
     """
     head = begin(model, model.encode(prefix), hole.special_tokens)
     tail = model.encode(hole.suffix) if hole.suffix else []
     given = [model.encode(text) if text else [] for text in hole.between]
-    middle = length + sum(map(len, given))
+    middle, each = length + sum(map(len, given)), length // (len(given) + 1)
+    drafts = [model.encode(text) for text in hole.drafts]
+    for text, ids in zip(hole.drafts, drafts, strict=True):
+        if len(ids) > each:
+            raise SampleError(
+                f"the draft '{shown(text)}' has {counted(len(ids), 'token')}, and its hole {each}"
+            )
     head, tail, cut = _fit(model, head, middle, tail, overlong)
-    return Prepared(Canvas.holes(head, length // (len(given) + 1), given, tail, key), cut)
+    return Prepared(Canvas.holes(head, each, given, tail, key, drafts), cut)
 
 
 def _fit(

@@ -10,17 +10,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dlm_eval.metrics import brier, samples
-from dlm_eval.metrics.jackknife import jackknife
+from dlm_eval.metrics import brier, mauve, samples
+from dlm_eval.metrics.jackknife import half_samples, jackknife
 from dlm_eval.uncertainty import student
 
-# Aggregation -> number of groups of samples. Each costs one more computation of the metric.
+# Aggregation -> number of groups of samples, or of halves if each set of samples is clustered anew.
+# Each costs one more computation of the metric.
 GROUPS: dict[Callable[..., float], int] = {
     samples.perplexity: 32,
     **dict.fromkeys(samples.CORPUS.values(), 32),
     samples.self_bleu: 8,
     brier.brier_lm: 32,
 }
+HALVES: dict[Callable[..., float], int] = {mauve.mauve: 32}
 
 
 def add_sampling_errors(results: dict[str, Any], tasks: Mapping[str, Any]) -> None:
@@ -32,14 +34,18 @@ def add_sampling_errors(results: dict[str, Any], tasks: Mapping[str, Any]) -> No
         scores, aggregation = results["results"].get(name, {}), task.aggregation()
         logged = [s for s in (results.get("samples") or {}).get(name, ()) if "error" not in s]
         for metric, aggregate in aggregation.items():
-            if aggregate not in GROUPS:
+            if aggregate not in GROUPS and aggregate not in HALVES:
                 continue
             for pipeline in dict.fromkeys(sample["filter"] for sample in logged):
                 own = [s for s in logged if s["filter"] == pipeline and metric in s]
                 items = [sample[metric] for sample in own]
                 if f"{metric},{pipeline}" not in scores or any(isinstance(i, list) for i in items):
                     continue
-                error = jackknife(items, aggregate, GROUPS[aggregate])
+                error = (
+                    half_samples(items, aggregate, HALVES[aggregate])
+                    if aggregate in HALVES
+                    else jackknife(items, aggregate, GROUPS[aggregate])
+                )
                 if error is not None:
                     scores[f"{metric}_stderr,{pipeline}"] = error
 

@@ -8,6 +8,11 @@ tokens of a continuation as one outcome. BrierLM is 100 times the geometric mean
 Brier-4; it is 0 if one of them is not above 0, which happens with few samples.
 
 Tokens are the judge's, so that models with different vocabularies compare.
+
+A passage can be asked about at several places: after its first 32 words, and after further words of
+the original. Its score is the mean over its places, which is unbiased for the mean of their Brier
+scores and varies less than that of one place. Errors are over passages, since the places of one
+passage are not independent.
 """
 
 from __future__ import annotations
@@ -24,17 +29,41 @@ LONGEST = 4  # tokens of the longest outcome
 def process_results(
     doc: Mapping[str, Any], results: Sequence[Sequence[str]], judge: Judge
 ) -> dict[str, Any]:
-    """Returns Brier-1 to Brier-4 of one context, and all four for `brier_lm` below.
+    """Returns Brier-1 to Brier-4 of one passage, and all four for `brier_lm` below.
 
     Args:
-        doc: `prefix` is the context, `truth` the original continuation.
-        results: two independent samples.
+        doc: a passage (`samples.passages`).
+        results: two independent samples for each of its places.
         judge: the model whose tokens count; its weights are not loaded.
     """
-    (pair,) = results
-    first, second = (judge.tokens(doc["prefix"], text) for text in pair)
-    found = scores(first, second, judge.tokens(doc["prefix"], doc["truth"]))
+    each = [
+        _at_place(context, truth, pair, judge)
+        for (context, truth), pair in zip(places(doc, len(results)), results, strict=True)
+    ]
+    found = tuple(sum(values) / len(values) for values in zip(*each, strict=True))
     return {f"brier_{n}": value for n, value in enumerate(found, 1)} | {"brier_lm": found}
+
+
+def _at_place(context: str, truth: str, pair: Sequence[str], judge: Judge) -> tuple[float, ...]:
+    first, second = (judge.tokens(context, text) for text in pair)
+    return scores(first, second, judge.tokens(context, truth))
+
+
+def places(doc: Mapping[str, Any], count: int) -> list[tuple[str, str]]:
+    """Returns (context, original continuation) at `count` places of a passage.
+
+    The first context is `prefix`. The others end further on in `truth`, evenly spaced; their
+    continuations reach into `suffix`.
+    """
+    words, more = doc["truth"].split(), (doc["truth"] + doc["suffix"]).split()
+    ends = [place * len(words) // count for place in range(count)]
+    return [
+        (
+            " ".join([doc["prefix"], *more[:end]]),
+            "".join(f" {word}" for word in more[end : end + len(words)]),
+        )
+        for end in ends
+    ]
 
 
 def scores(a: Sequence[int], b: Sequence[int], truth: Sequence[int]) -> tuple[float, ...]:

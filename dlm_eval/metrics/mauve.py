@@ -2,8 +2,12 @@
 
 The judge (metrics/samples.py) reads each text, context and sample together; its last hidden state
 is the text's feature. The library clusters the features of both sets, with a tenth as many clusters
-as texts, and its score is from 0 (different) to 1 (equal). The paper compares 5000 texts: with few
-the score is noisy and depends on their number.
+as texts, and its score is from 0 (different) to 1 (equal).
+
+It depends on the number of texts: the fewer there are, the higher it is in the mean, and the
+noisier (the library's README; the paper compares 5000). So it compares models only at equal numbers,
+and its standard error (metrics/jackknife.py, from halves) is that of repeating it with as many
+other texts, not the distance from MAUVE of infinitely many.
 """
 
 from __future__ import annotations

@@ -126,6 +126,31 @@ def wrong_grid(doc: dict[str, Any]) -> str:
     return "\n".join("".join(target[SIZE * i : SIZE * (i + 1)]) for i in range(SIZE))
 
 
+def wrong_cells(doc: dict[str, Any]) -> list[str]:
+    """Returns the digits of the wrong grid in the puzzle's empty cells, in order."""
+    pairs = zip(cells(doc["input"]), cells(doc["wrong"]), strict=True)
+    return [wrong for given, wrong in pairs if given == "0"]
+
+
+def revision_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Returns the scores of a wrong grid that was revised in place: those of `infill_results`,
+    which are 0 and the share of right cells if nothing is changed; `fixed`, the share of the wrong
+    cells that are right now; and `kept`, that of the right ones that still are.
+    """
+    target, begun = cells(doc["output"]), cells(doc["wrong"])
+    grid = "".join(re.findall("[0-9]", before_holes(doc) + results[0] + after_holes(doc)))
+    grid = grid[:CELLS].ljust(CELLS, "0")
+    empty = [i for i, given in enumerate(cells(doc["input"])) if given == "0"]
+    wrong = [i for i in empty if begun[i] != target[i]]
+    right = [i for i in empty if begun[i] == target[i]]
+    shares = {
+        name: sum(grid[i] == target[i] for i in at) / len(at)
+        for name, at in (("fixed", wrong), ("kept", right))
+        if at
+    }
+    return {**infill_results(doc, results), **shares}
+
+
 def repair_asked(dataset: Any) -> Any:
     """Returns the documents that are asked, with a column `wrong`, the grid to repair."""
     return planning.asked(dataset).map(_with_wrong_grid)

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dlm_eval.canvas import Canvas
+from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.errors import SampleError
 
 if TYPE_CHECKING:
@@ -604,13 +604,13 @@ def check_ids(model: Denoiser, canvas: Canvas, scored: bool) -> SampleError | No
 
     Args:
         model: for its numbers of ids.
-        canvas: given ids go into the network; open ones only if they are scored.
+        canvas: given ids go into the network; open ones only if they are scored, or of a draft.
         scored: whether open positions hold the truth. Then each has to be an id that the network
             predicts, and not a hole.
     """
     rows = embedding_rows(model)
     for place, (token, is_open) in enumerate(zip(canvas.tokens, canvas.open, strict=True)):
-        if is_open and not scored:
+        if is_open and not scored and not (canvas.draft and token != BLANK):
             continue
         outside = f"token {token} at position {place} is outside the model's vocabulary"
         if not 0 <= token < rows:
@@ -619,7 +619,7 @@ def check_ids(model: Denoiser, canvas: Canvas, scored: bool) -> SampleError | No
             return SampleError(f"{outside}: it predicts ids 0 to {model.vocab_size - 1}")
         if is_open and token == model.mask_id and not model.mask_is_regular_token:
             return SampleError(
-                f"position {place} is to be scored and holds the mask token {token}, which is a "
-                "hole and no text"
+                f"position {place} is to be {'scored' if scored else 'revised'} and holds the mask token "
+                f"{token}, which is a hole and no text"
             )
     return None

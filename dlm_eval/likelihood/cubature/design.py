@@ -16,6 +16,7 @@ from dlm_eval.likelihood.patterns import Bools, Floats, Ints
 
 SWEEPS = 10  # maximum passes of exchanges over all patterns; more rarely improve a design
 TOO_CLOSE = 1e9  # energy of two equal patterns
+LONG, TRIED = 256, 128  # of more than LONG tokens, TRIED hidden and TRIED shown ones are exchanged
 
 
 def narrow_cells(n: int, forwards: int) -> list[int]:
@@ -152,16 +153,22 @@ def spread_out(hidden: Bools, weight: Floats) -> Bools:
 
 
 def _exchange(hidden: Bools, weight: Floats, r: int) -> bool:
-    """Makes the best exchange in pattern r if it lowers the energy; returns whether it did."""
-    taken, shown = np.flatnonzero(hidden[r]), np.flatnonzero(~hidden[r])
-    if not len(shown):
+    """Makes the best exchange in pattern r if it lowers the energy; returns whether it did.
+
+    Of more than `LONG` tokens only some are tried, since time grows with the square of their number.
+    """
+    all_shown = np.flatnonzero(~hidden[r])
+    if not len(all_shown):
         return False
+    taken, shown = np.flatnonzero(hidden[r]), all_shown
+    if hidden.shape[1] > LONG:
+        taken, shown = _some(taken, r), _some(shown, r)
     inside = hidden.astype(np.float64)
     revealed = hidden.shape[1] - inside.sum(1)
     apart = (inside != inside[r]).sum(1)
 
     def energy(distance: Ints) -> Floats:
-        return weight * kernel(revealed, len(shown), distance, hidden.shape[1]) + TOO_CLOSE * (
+        return weight * kernel(revealed, len(all_shown), distance, hidden.shape[1]) + TOO_CLOSE * (
             distance <= 0
         )
 
@@ -175,3 +182,10 @@ def _exchange(hidden: Bools, weight: Floats, r: int) -> bool:
         return False
     hidden[r, taken[best // len(shown)]], hidden[r, shown[best % len(shown)]] = False, True
     return True
+
+
+def _some(tokens: Ints, shift: int) -> Ints:
+    """Returns at most `TRIED` of the tokens, evenly spaced; others for another `shift`."""
+    if len(tokens) <= TRIED:
+        return tokens
+    return np.roll(tokens, shift)[np.arange(TRIED) * len(tokens) // TRIED]

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -412,15 +413,20 @@ def _moments(
 
     First for one process per token, then for one that all tokens share.
     """
-    own = _expected(n, n - 1, power, gain)
-    each = float(
-        (weight * (among @ weight)).sum()
-        - 2 * (weight.sum(1) * own.mean(1)[sizes]).sum()
-        + n * own.mean()
-    )
-    every, total = _expected(n, n, power, gain)[:n, :n], weight.sum(1)
-    one = float(total @ among @ total - 2 * (total * every.sum(1)[sizes]).sum() + every.sum())
+    own, own_mean, every, every_sum = _expected_sums(n, power, gain)
+    total = weight.sum(1)
+    each = float((weight * (among @ weight)).sum() - 2 * (total * own[sizes]).sum() + n * own_mean)
+    one = float(total @ among @ total - 2 * (total * every[sizes]).sum() + every_sum)
     return max(0.0, each), max(0.0, one)
+
+
+@lru_cache(maxsize=256)
+def _expected_sums(n: int, power: int, gain: float) -> tuple[Floats, float, Floats, float]:
+    """Returns [n] the mean of each row of `_expected` of n - 1 tokens, and its mean; [n] the sums
+    of n tokens, and their sum. They are the same for all rules of n tokens.
+    """
+    own, every = _expected(n, n - 1, power, gain), _expected(n, n, power, gain)[:n, :n]
+    return own.mean(1), float(own.mean()), every.sum(1), float(every.sum())
 
 
 def _expected(n: int, others: int, power: int, gain: float) -> Floats:

@@ -26,7 +26,9 @@ from dlm_eval.reports.trace.recording import Recording
 
 # The date at the end of the names of a run's files.
 DATE = re.compile(r"_(\d{4}-\d\d-\d\dT[0-9.-]+)\.jsonl?")
-MASK, PROMPT, SUFFIX = -1, -2, -3  # ids of the parts of a recording that have no token ids
+# Ids of the parts of a recording that have no token ids; BETWEEN, and each one below, is that of a
+# text between two holes.
+MASK, PROMPT, SUFFIX, BETWEEN = -1, -2, -3, -4
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Logged:
         doc_id: number of the document.
         answer: number of the answer among those of the document, from 0.
         prompt: text before the hole.
-        suffix: text after the hole.
+        suffix: text after the (last) hole.
+        between: texts between several holes of equal length, in order.
         answered: the answer as it was scored.
         prompt_hash: lm-eval's hash of the prompt.
         tokens, text, step, confidence, forwards: see `harness.trajectories.trajectory`.
@@ -50,6 +53,7 @@ class Logged:
     answer: int
     prompt: str
     suffix: str
+    between: tuple[str, ...]
     answered: str
     prompt_hash: str
     tokens: tuple[int, ...]
@@ -61,7 +65,7 @@ class Logged:
 
     def plain(self) -> dict[str, Any]:
         """Returns a line of the export. The prompt is in the samples file, under its hash."""
-        texts = ("prompt", "suffix", "answered")
+        texts = ("prompt", "suffix", "between", "answered")
         return {name: value for name, value in vars(self).items() if name not in texts}
 
 
@@ -184,6 +188,7 @@ def _logged(task: str, sample: Mapping[str, Any]) -> Iterator[Logged]:
             answer,
             valid_unicode(str(arguments["arg_0"])),
             valid_unicode(str(hole.get("suffix") or "")),
+            tuple(valid_unicode(_text(text)) for text in hole.get("between") or ()),
             valid_unicode(str(answers[answer])),
             str(sample["prompt_hash"]),
             tuple(map(_whole, found["tokens"])),
@@ -196,6 +201,8 @@ def _logged(task: str, sample: Mapping[str, Any]) -> Iterator[Logged]:
         lists = (logged.tokens, logged.text, logged.step, logged.confidence)
         if len({len(values) for values in lists}) != 1:
             raise ValueError("lists of different lengths")
+        if len(logged.tokens) % (len(logged.between) + 1):
+            raise ValueError("holes of different lengths")
         yield logged
 
 
@@ -230,18 +237,17 @@ def choose(found: Sequence[Logged], answer: int | None) -> Logged:
 
 
 def _recording(logged: Logged, model: str, settings: Mapping[str, Any], seed: Any) -> Recording:
-    """Returns the recording of an answer: prompt and suffix are one piece each, and each position of
-    the hole has its own id.
+    """Returns the recording of an answer: prompt, suffix and each text between two holes are one
+    piece each, and each position of a hole has its own id.
     """
-    before, after = (PROMPT,) * bool(logged.prompt), (SUFFIX,) * bool(logged.suffix)
-    n = len(logged.tokens)
-    steps = tuple(_steps(logged, before, after))
+    start, places = _layout(logged)
+    steps = tuple(_steps(logged, start, places))
     return Recording(
         model=model,
         settings=settings,
         seed=seed if type(seed) is int else 0,
-        start=(*before, *[MASK] * n, *after),
-        open=tuple(range(len(before), len(before) + n)),
+        start=start,
+        open=places,
         steps=steps,
         filling=Filling(
             logged.tokens,
@@ -256,9 +262,24 @@ def _recording(logged: Logged, model: str, settings: Mapping[str, Any], seed: An
     )
 
 
-def _steps(logged: Logged, before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[TraceStep]:
-    """Yields the steps that wrote a token, with the ids around the hole."""
-    shown = [MASK] * len(logged.tokens)
+def _layout(logged: Logged) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the ids before the first step, and the places of the answer's tokens among them.
+
+    A text that is empty has no place.
+    """
+    start, places = [PROMPT] * bool(logged.prompt), []
+    length = len(logged.tokens) // (len(logged.between) + 1)
+    for number in range(len(logged.between) + 1):
+        places += range(len(start), len(start) + length)
+        start += [MASK] * length
+        if number < len(logged.between) and logged.between[number]:
+            start.append(BETWEEN - number)
+    return (*start, *(SUFFIX,) * bool(logged.suffix)), tuple(places)
+
+
+def _steps(logged: Logged, start: Sequence[int], places: Sequence[int]) -> Iterator[TraceStep]:
+    """Yields the steps that wrote a token, with the ids around the holes."""
+    shown = list(start)
     for step in sorted({number for number in logged.step if number >= 0}):
         at = [
             i
@@ -266,13 +287,12 @@ def _steps(logged: Logged, before: tuple[int, ...], after: tuple[int, ...]) -> I
             if own == step and token != BLANK
         ]
         for i in at:
-            shown[i] = logged.tokens[i]
-        is_open = [token == MASK for token in shown]
+            shown[places[i]] = logged.tokens[i]
         yield TraceStep(
             step,
-            (*before, *shown, *after),
-            (*[False] * len(before), *is_open, *[False] * len(after)),
-            tuple(len(before) + i for i in at),
+            tuple(shown),
+            tuple(token == MASK for token in shown),
+            tuple(places[i] for i in at),
             tuple(_known(logged.confidence[i]) for i in at),
         )
 
@@ -284,6 +304,7 @@ def _pieces(logged: Logged) -> dict[int, tuple[str, bool]]:
         MASK: ("[MASK]", True),
         PROMPT: (logged.prompt, False),
         SUFFIX: (logged.suffix, False),
+        **{BETWEEN - number: (text, False) for number, text in enumerate(logged.between)},
         **{token: (text, False) for token, text in own if token >= 0},
     }
 

@@ -71,8 +71,11 @@ def _hole(
 ) -> str:
     sure = {p: c for p, c in zip(step.written, step.confidence, strict=True) if p in changed}
     shown = []
-    for p in recording.open:
-        if p in step.erased and step.open[p]:
+    holes = set(recording.open)
+    for p in range(recording.open[0], recording.open[-1] + 1) if holes else ():
+        if p not in holes:  # given, between two holes
+            shown.append(paint(_piece(recording, step.tokens[p]), DIM))
+        elif p in step.erased and step.open[p]:
             shown.append(paint(ERASED, LOST))
         elif step.open[p]:
             shown.append(paint(MASK, DIM))
