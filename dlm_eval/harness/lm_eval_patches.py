@@ -1,7 +1,7 @@
 """All changes to lm-eval 0.4.13 and to the libraries that its tasks call.
 
-No other module changes them, except workers/texts.py (`calling`), which changes modules of lm-eval's
-models during a call, also in workers.
+No other module changes them, except workers/texts.py (`calling`), which changes lm-eval's models and
+their modules during a call, also in workers.
 
 Each docstring describes the upstream behaviour that the change fixes. Changes of modules and
 classes are context managers; outside them lm-eval is unchanged. Changes of a task or model object

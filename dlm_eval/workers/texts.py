@@ -193,16 +193,68 @@ def _check_messages(body: Any) -> None:
         raise RefusedError("the server's content filter has removed the answer")
 
 
+def _with_indentation(lm: Any) -> Callable[..., str]:
+    """Returns the `tok_decode` of a model of transformers, which keeps the white space that an
+    answer begins with.
+
+    Upstream: `HFLM` decodes an answer apart from its prompt, and the decoder of a sentencepiece
+    tokenizer (Llama 2, Code Llama) drops a text's first space. Code that begins with an indentation
+    then fails. A lone space before a word is still dropped, as in lm-eval.
+    """
+    decode = lm.tok_decode
+    before = lm.tok_encode("a", add_special_tokens=False)
+
+    def decoded(tokens: Any, skip_special_tokens: bool = True) -> str:
+        text: str = decode(tokens, skip_special_tokens=skip_special_tokens)
+        if isinstance(tokens, int) or not text.startswith(" "):
+            return text
+        given, whole = (
+            str(decode(ids, skip_special_tokens=skip_special_tokens))
+            for ids in (before, [*before, *tokens])
+        )
+        return f" {text}" if whole == f"{given} {text}" else text
+
+    return decoded
+
+
+def _ending_at_special_tokens(lm: Any) -> Callable[..., Any]:
+    """Returns the `_model_generate` of a model of transformers, in which a stop sequence that is a
+    special token ends its row as EOS does.
+
+    Upstream: `MultiTokenEOSCriteria` ends a batch when all its rows have a stop sequence. What a
+    row has written behind it is cut from the text, in which there is no special token (Code Llama's
+    `▁<EOT>`, StarCoder2's `<file_sep>`), so it stays.
+    """
+    generate = lm._model_generate
+
+    def ended(*args: Any, stop: Sequence[str], **given: Any) -> Any:
+        known = lm.tokenizer.get_added_vocab()
+        special = set(lm.tokenizer.all_special_ids)
+        ends = [known[text] for text in stop if known.get(text) in special]
+        if ends:
+            usual = lm.model.generation_config.eos_token_id
+            usual = [] if usual is None else [usual] if isinstance(usual, int) else list(usual)
+            given.setdefault("eos_token_id", list(dict.fromkeys([*usual, *ends])))
+        return generate(*args, stop=stop, **given)
+
+    return ended
+
+
 @contextmanager
 def calling(lm: LM) -> Iterator[None]:
-    """Changes a model's modules during a call.
+    """Changes a model and its modules during a call.
 
-    Upstream: they show progress bars of their own. `api_models` cancels all requests under way if
-    one fails (`tqdm_asyncio.gather`).
+    Upstream: modules show progress bars of their own. `api_models` cancels all requests under way
+    if one fails (`tqdm_asyncio.gather`). See also the functions above.
     """
     from lm_eval.models.api_models import TemplateAPI
+    from lm_eval.models.huggingface import HFLM
 
     with ExitStack() as stack:
+        if isinstance(lm, HFLM):
+            stack.enter_context(replaced(lm, "tok_decode", _with_indentation(lm)))
+            if type(lm)._model_generate is HFLM._model_generate:
+                stack.enter_context(replaced(lm, "_model_generate", _ending_at_special_tokens(lm)))
         if isinstance(lm, TemplateAPI):
             stack.enter_context(replaced(lm, "parse_generations", _checking_texts(lm)))
         for module in {sys.modules[kind.__module__] for kind in type(lm).__mro__}:
