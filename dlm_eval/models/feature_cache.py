@@ -170,4 +170,4 @@ def _rotated(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 def _heads(states: Tensor, size: int) -> Tensor:
     """Returns [1, heads, N, d] of states [1, N, heads x d]."""
-    return states.view(*states.shape[:-1], -1, size).transpose(1, 2)
+    return states.view(*states.shape[:-1], states.shape[-1] // size, size).transpose(1, 2)
