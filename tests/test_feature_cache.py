@@ -1,4 +1,4 @@
-"""dLLM-Cache: the tokens of the authors' hooks, what is computed, and independence of batch mates."""
+"""dLLM-Cache and dKV-Cache: the tokens of the authors' hooks, what is computed, and independence of batch mates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlm_eval import Canvas, UserError, decoding, load_model
 from dlm_eval.engine import Engine, ForwardRow
 from dlm_eval.engine.forward import forward
 from dlm_eval.engine.rows import LogProbs
-from dlm_eval.models.feature_cache import FeatureCache, FeaturePass
+from dlm_eval.models.feature_cache import FeatureCache, FeaturePlan
 
 WHOLE = {"early_exit": False}
 CACHE: dict[str, Any] = {
@@ -140,7 +140,7 @@ def test_computed_positions_are_counted(model: Any) -> None:
 def test_cache_is_replaced_only_after_a_pass_has_succeeded(model: Any) -> None:
     """A pass that fails for want of memory is tried again, with the cache as it was."""
     tokens = np.array(prompts(model)[1])
-    plan = FeaturePass(FeatureCache(), 5, False, True, 0.0, model.feature_layers, 1.0)
+    plan = FeaturePlan(FeatureCache(), 1.0, 5, False, True, 0.0, model.feature_layers)
     row = ForwardRow(tokens, np.array([0]), Failing(), np.zeros(1), features=plan)
     with pytest.raises(ValueError, match="as an op would"):
         forward(model, [row], [(0, row)])
@@ -179,7 +179,55 @@ def test_it_differs_from_no_cache(model: Any) -> None:
 def test_an_empty_cache_runs_the_whole_network(model: Any) -> None:
     tokens = torch.tensor([prompts(model)[1]])
     every = torch.ones_like(tokens, dtype=torch.bool)
-    plan = FeaturePass(FeatureCache(), 4, False, False, 0.0, model.feature_layers, 1.0)
+    plan = FeaturePlan(FeatureCache(), 1.0, 4, False, False, 0.0, model.feature_layers)
     logits, features = model.forward_features(tokens, every, plan)
     assert len(features) == model.feature_layers and not plan.cache.layers
     torch.testing.assert_close(logits, model.logits(tokens)[0], rtol=1e-4, atol=1e-4)
+
+
+# -- dKV-Cache -------------------------------------------------------------------------------------
+
+
+def test_dkv_cache_has_the_authors_tokens_and_positions(shared: Path) -> None:
+    path = Path(__file__).parent / "goldens" / "dkv_cache_llada.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    llada = load_model(
+        "llada", pretrained=str(shared / "goldens" / "llada"), dtype="float32", device="cpu"
+    )
+    changed = 0
+    for case in record["cases"]:
+        asked = case["settings"]
+        canvas = Canvas.completion(case["prompt"], asked["gen_length"])
+        options = {"steps": asked["steps"], "block_length": asked["block_length"]}
+        options |= {"logits_temp": 1 / record["logits_scale"], **WHOLE}
+        cache = {"cache": "dkv", "cache_steps": asked["cache_reloading_step"]}
+        outcome = decoding.fill_outcomes(
+            Engine(llada), [canvas], decoding.resolve({**options, **cache})
+        )[0]
+        assert list(outcome.answer.tokens) == case["tokens"], asked
+        assert outcome.computed == sum(case["computed"])
+        changed += outcome.answer.tokens != decoding.fill(llada, [canvas], **options)[0].tokens
+    assert changed > 10
+
+
+def test_dkv_cache_everything_computed_anew_is_no_cache(shared: Path) -> None:
+    llada = load_model(
+        "llada", pretrained=str(shared / "goldens" / "llada"), dtype="float32", device="cpu"
+    )
+    canvases = [Canvas.completion(prompt, 12) for prompt in prompts(llada)]
+    canvases.append(Canvas.infill(prompts(llada)[0], 6, prompts(llada)[3]))
+    options = {"block_length": 6, **WHOLE}
+    anew = decoding.fill(llada, canvases, cache="dkv", cache_steps=1, **options)
+    plain = decoding.fill(llada, canvases, **options)
+    assert [f.tokens for f in anew] == [f.tokens for f in plain]
+    rarely = decoding.fill(llada, canvases, cache="dkv", cache_steps=5, **options)
+    alone = [decoding.fill(llada, [c], cache="dkv", cache_steps=5, **options)[0] for c in canvases]
+    assert [f.tokens for f in rarely] == [f.tokens for f in alone]
+
+
+def test_dkv_cache_is_refused_where_a_token_is_read_left_of_it(shared: Path) -> None:
+    dream = load_model(
+        "dream", pretrained=str(shared / "goldens" / "dream"), dtype="float32", device="cpu"
+    )
+    with pytest.raises(UserError, match="cache 'dkv' is not possible with"):
+        decoding.fill(dream, [Canvas.completion([5], 3)], cache="dkv", cache_steps=2)

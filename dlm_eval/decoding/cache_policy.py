@@ -6,6 +6,8 @@ exact           A block-causal or causal model: keys and values of a finished pr
 dllm            dLLM-Cache (Liu et al. 2025, arXiv 2506.06295) under full attention: all features of the
                 prompt and of the other positions are computed every so many steps, and in between those
                 of the positions whose values have moved most. An approximation, so only on request.
+dkv             dKV-Cache-Decode (Ma et al. 2025, arXiv 2505.15781) under full attention: keys and values of
+                a token are cached one step after it was written. An approximation, so only on request.
 prefix, dual    Fast-dLLM (Wu et al. 2025, arXiv 2505.22618) under full attention: the first row of a block
                 runs whole. Later rows use its keys and values of the positions before the block
                 ('prefix') or on both sides of it ('dual'). An approximation, so only on request.
@@ -18,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
+import torch
 
 from dlm_eval.decoding.step import Bools, Ints
 from dlm_eval.errors import UserError
@@ -26,15 +29,16 @@ from dlm_eval.models.denoiser import (
     Denoiser,
     FeatureCacheDenoiser,
     caching,
+    logit_shift,
     offers,
 )
-from dlm_eval.models.feature_cache import FeatureCache, FeaturePass
+from dlm_eval.models.feature_cache import FeatureCache, FeaturePlan, PositionPlan
 from dlm_eval.models.kv_cache import KVCache
 
 if TYPE_CHECKING:
     from dlm_eval.decoding.settings import DecodeSettings
 
-Cache = Literal["exact", "none", "prefix", "dual", "dllm"]
+Cache = Literal["exact", "none", "prefix", "dual", "dllm", "dkv"]
 Lasts = Literal["recomputed", "block", "canvas"]
 
 
@@ -160,17 +164,44 @@ class LayerFeatureCache:
         """Returns what is computed: nothing comes from the cache in the first row."""
         if self._prompt < 0:  # the first open position of the first row
             self._prompt = int(open_.argmax())
-        plan = FeaturePass(
+        plan = FeaturePlan(
             self._cache,
+            self._weight,
             self._prompt,
             renew_prompt=self._rows % self._prompt_every == 0,
             renew_generated=self._rows % self._generated_every == 0,
             share=self._share,
             layers=self._layers,
-            weight=self._weight,
         )
         self._rows += 1
         return {"features": plan}
+
+
+class DelayedCache:
+    """Caches keys and values of a token one step after it was written (dKV-Cache). Approximate.
+
+    A row computes the open positions and the tokens that the last step has written. Every
+    `cache_steps` steps of a block, and in its first two, it computes all.
+    """
+
+    first_alone, ages = False, True
+    lasts: Lasts = "block"
+
+    def __init__(self, cache_steps: int) -> None:
+        self._every, self._rows, self._block = cache_steps, 0, -1
+        self._cache = FeatureCache()
+        self._cached: Bools = np.zeros(0, dtype=bool)  # [L] whether keys and values are read
+
+    def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
+        """Returns what is computed."""
+        if self._block != int(block[0]):
+            self._block, self._rows = int(block[0]), 0
+        whole = self._rows < 2 or self._rows % self._every == 0
+        computed = np.ones(len(tokens), dtype=bool) if whole else open_ | ~self._cached
+        # What is open or not cached yet is computed, so all others have keys and values.
+        self._cached = ~open_
+        self._rows += 1
+        return {"features": PositionPlan(self._cache, torch.from_numpy(np.nonzero(computed)[0]))}
 
 
 def make_cache_policy(model: Denoiser, settings: DecodeSettings) -> CachePolicy:
@@ -184,15 +215,23 @@ def make_cache_policy(model: Denoiser, settings: DecodeSettings) -> CachePolicy:
         UserError: an approximate cache with a model that has none, or whose cache is exact.
     """
     cache, guided = settings.cache, settings.guidance_factor != 1
-    if cache == "dllm":
+    if cache in ("dllm", "dkv"):
         if not offers(model, FeatureCacheDenoiser) or not (
             cast(FeatureCacheDenoiser, model).feature_layers
         ):
             raise UserError(
-                f"decode cache 'dllm' is not possible with {model.name}; it needs full attention "
-                "and the layers of Llama or of Qwen2"
+                f"decode cache '{cache}' is not possible with {model.name}; it needs full "
+                "attention and the layers of Llama or of Qwen2"
             )
-        return LayerFeatureCache(cast(FeatureCacheDenoiser, model), settings)
+        if cache == "dllm":
+            return LayerFeatureCache(cast(FeatureCacheDenoiser, model), settings)
+        if logit_shift(model) > 0:
+            raise UserError(
+                f"decode cache 'dkv' is not possible with {model.name}, which predicts a token at "
+                "the position before it; that position may not be computed"
+            )
+        assert settings.cache_steps
+        return DelayedCache(settings.cache_steps)
     able = caching(model) if cache != "none" else None
     if cache in ("prefix", "dual"):
         if model.attention != "full" or (able is not None and able.exact_cache_block is not None):
@@ -214,7 +253,7 @@ def make_cache_policy(model: Denoiser, settings: DecodeSettings) -> CachePolicy:
 def has_cached_rows(model: Denoiser, settings: DecodeSettings) -> bool:
     """Returns whether rows of a filling read a cache (arguments as of `make_cache_policy`)."""
     cache, guided = settings.cache, settings.guidance_factor != 1
-    if cache == "dllm":
+    if cache in ("dllm", "dkv"):
         return True
     able = caching(model) if cache != "none" and not guided else None
     return able is not None and (cache != "exact" or able.exact_cache_block is not None)

@@ -32,8 +32,13 @@ from dlm_eval.options import (
 )
 
 PER_STEP = ("even", "carry")  # schedules that write at least one token per step
-APPROXIMATE = ("prefix", "dual", "dllm")  # caches that change tokens
-OF_DLLM_CACHE = ("prompt_interval_steps", "gen_interval_steps", "transfer_ratio")
+APPROXIMATE = ("prefix", "dual", "dllm", "dkv")  # caches that change tokens
+OWN_CACHE = {  # options that only one cache has, and that it needs
+    "prompt_interval_steps": "dllm",
+    "gen_interval_steps": "dllm",
+    "transfer_ratio": "dllm",
+    "cache_steps": "dkv",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,18 +143,21 @@ class DecodeSettings:
         help="lengths that are tried for a hole of unknown length, as [8,16,32]; each is filled, and "
         "the filling with the highest mean log-probability is kept; empty: the hole as it is",
     )
-    cache: Literal["exact", "none", "prefix", "dual", "dllm"] = option(
+    cache: Literal["exact", "none", "prefix", "dual", "dllm", "dkv"] = option(
         "exact",
         help="KV cache: 'exact' (causal and block-causal models; changes no token), 'none', or for "
         "full attention Fast-dLLM's"
         " approximate 'prefix' and 'dual', refreshed at the start of each block; 'dllm': the "
-        "approximate features of dLLM-Cache",
+        "approximate features of dLLM-Cache; 'dkv': dKV-Cache's approximate keys and values",
     )
     prompt_interval_steps: int | None = option(
         None, least=1, help="cache=dllm: steps after which the prompt's features are computed again"
     )
     gen_interval_steps: int | None = option(
         None, least=1, help="cache=dllm: steps after which all other features are computed again"
+    )
+    cache_steps: int | None = option(
+        None, least=1, help="cache=dkv: steps after which everything is computed again"
     )
     transfer_ratio: float | None = option(
         None,
@@ -218,23 +226,23 @@ class DecodeSettings:
     def identity(self) -> dict[str, Any]:
         """Returns all settings by name, the strategy's too, for result files and journal keys."""
         general = {name: value for name, value in vars(self).items() if name != "strategy"}
-        for name in OF_DLLM_CACHE:
+        for name in OWN_CACHE:
             if general[name] is None:
                 del general[name]  # runs without this cache keep their fingerprints
         return {**self.strategy.identity(), **general}
 
     def _check_cache_options(self) -> None:
         """Raises UserError if options of a cache are given without it, or missing."""
-        for name in OF_DLLM_CACHE:
+        for name, cache in OWN_CACHE.items():
             value = vars(self)[name]
-            if self.cache == "dllm" and value is None:
+            if self.cache == cache and value is None:
                 raise UserError(
-                    f"decode {name} is needed by cache 'dllm'; preset=dllm_cache has it"
+                    f"decode {name} is needed by cache '{cache}'; preset={cache}_cache has it"
                 )
-            if self.cache != "dllm" and value is not None:
+            if self.cache != cache and value is not None:
                 raise UserError(
                     f"decode {name} '{value}' is not used with cache '{self.cache}'; it belongs to "
-                    "cache=dllm"
+                    f"cache={cache}"
                 )
 
     def check(self, length: int, block: int | None = None) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import KeepingOp, LogitsOp
-from dlm_eval.models.feature_cache import FeaturePass
+from dlm_eval.models.feature_cache import Plan
 from dlm_eval.models.kv_cache import KVCache
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ class ForwardRow:
     kv_cache: KVCache | None = None
     query_span: tuple[int, int] | None = None
     cache_until: int = 0
-    features: FeaturePass | None = None
+    features: Plan | None = None
     kept: Kept | None = None
     ids: Ints | None = None
     fed: int = 0

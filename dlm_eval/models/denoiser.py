@@ -26,7 +26,7 @@ from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.errors import SampleError
 
 if TYPE_CHECKING:
-    from dlm_eval.models.feature_cache import FeaturePass, LayerFeatures
+    from dlm_eval.models.feature_cache import LayerFeatures, Plan
     from dlm_eval.models.kv_cache import BatchKV
     from dlm_eval.models.probes import CacheTest
 
@@ -315,7 +315,7 @@ class FeatureCacheDenoiser(Protocol):
         ...
 
     def forward_features(
-        self, tokens: Tensor, positions: Tensor, plan: FeaturePass
+        self, tokens: Tensor, positions: Tensor, plan: Plan
     ) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
         """Returns float32 logits [N, V], and the features of all layers.
 

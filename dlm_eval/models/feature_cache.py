@@ -1,15 +1,18 @@
-"""The feature cache of dLLM-Cache: what every layer of a bidirectional network computed before.
+"""Caches of what the layers of a bidirectional network computed in earlier steps.
 
-Under full attention each token changes all keys and values, so that none is ever final. dLLM-Cache
-(Liu et al. 2025, arXiv 2506.06295) computes the features of the prompt and of the generated part
-again only now and then. In between it computes those of the generated tokens whose values have
-moved most. The answers are approximations. A decoder decides in each step what is computed
-(`decoding.cache_policy`), and `run_layers` computes it, for Llama and its relatives.
+Under full attention each token changes all keys and values, so that none is ever final, and answers
+with such a cache are approximations. A decoder decides in each step what is computed
+(`decoding.cache_policy`); a plan computes it, for Llama and its relatives.
 
-The first layer always computes all, as in the authors' code (github.com/maomaocun/dLLM-cache
-17235bf). One sequence runs at a time, so that its numbers do not depend on others.
+`FeaturePlan` is dLLM-Cache (Liu et al. 2025, arXiv 2506.06295; github.com/maomaocun/dLLM-cache
+17235bf). It computes the features of the prompt and of the generated part only now and then, and in
+between those of the generated tokens whose values have moved most. The first layer always computes
+all. `PositionPlan` computes the same positions in every layer and reads keys and values of all
+others (dKV-Cache, Ma et al. 2025, arXiv 2505.15781; github.com/horseee/dKV-Cache 49a76fc).
 
-Shape letters: L = positions, H = hidden size, h = query heads, g = key heads, d = head size, N =
+One sequence runs at a time, so that its numbers do not depend on others.
+
+Shape letters: L = positions, H = hidden size, g = heads of keys and values, d = head size, N =
 positions that are computed.
 """
 
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,13 +33,14 @@ class LayerFeatures:
 
     Attributes:
         keys, values: [g, L, d], keys rotated to their positions.
-        attention, mlp: [L, H] outputs that are added to the residual stream.
+        attention, mlp: [L, H] outputs that are added to the residual stream; None if the cache
+            has keys and values only.
     """
 
     keys: Tensor
     values: Tensor
-    attention: Tensor
-    mlp: Tensor
+    attention: Tensor | None = None
+    mlp: Tensor | None = None
 
 
 class FeatureCache:
@@ -50,26 +54,62 @@ class FeatureCache:
         self.layers: tuple[LayerFeatures, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class FeaturePass:
+Layers = Iterable[Any]  # of the network, with the names of transformers' Llama
+Rotary = tuple[Tensor, Tensor]  # cosines and sines [1, L, d] of all positions
+
+
+class Plan(Protocol):
     """What a forward pass computes, and the cache that has the rest.
 
     Attributes:
         cache: of the canvas.
+        weight: size of the cached features of a position, in those of its keys and values.
+    """
+
+    @property
+    def cache(self) -> FeatureCache: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    def computed(self, length: int) -> int:
+        """Returns how many of `length` positions are computed, as the mean over layers (rounded
+        up).
+        """
+        ...
+
+    def run(
+        self, layers: Layers, hidden: Tensor, rotary: Rotary
+    ) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
+        """Returns the last hidden states [1, L, H], and the features of all layers.
+
+        States of positions that were not computed are not defined. The cache is not changed.
+
+        Args:
+            hidden: [1, L, H] embeddings.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturePlan:
+    """A pass with dLLM-Cache.
+
+    Attributes:
+        cache, weight: see `Plan`.
         prompt: number of positions of the prompt, from the left; the others are generated.
         renew_prompt, renew_generated: whether all features of the part are computed.
         share: of the generated positions that are computed otherwise, 0 to 1.
         layers: number of layers of the network.
-        weight: size of the cached features of a position, in those of its keys and values.
     """
 
     cache: FeatureCache
+    weight: float
     prompt: int
     renew_prompt: bool
     renew_generated: bool
     share: float
     layers: int
-    weight: float
 
     def chosen(self, length: int) -> int:
         """Returns how many of the generated positions of a layer are computed."""
@@ -81,35 +121,65 @@ class FeaturePass:
         later = self.prompt * self.renew_prompt + self.chosen(length)
         return -(-(length + (self.layers - 1) * later) // self.layers)
 
+    def run(
+        self, layers: Layers, hidden: Tensor, rotary: Rotary
+    ) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
+        """Returns states and features (see `Plan.run`)."""
+        fresh: list[LayerFeatures] = []
+        for number, layer in enumerate(layers):
+            old = self.cache.layers[number] if number and self.cache.layers else None
+            features = _run_layer(layer, hidden, rotary, self, old)
+            assert features.attention is not None and features.mlp is not None
+            hidden = hidden + features.attention + features.mlp
+            fresh.append(features)
+        return hidden, tuple(fresh)
 
-def run_layers(
-    layers: Iterable[Any], hidden: Tensor, rotary: tuple[Tensor, Tensor], plan: FeaturePass
-) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
-    """Returns the last hidden states [1, L, H], and the features of all layers.
 
-    The cache of `plan` is read and not changed.
+@dataclass(frozen=True, eq=False)
+class PositionPlan:
+    """A pass that computes the same positions in all layers.
 
-    Args:
-        layers: the network's, with the names of transformers' Llama.
-        hidden: [1, L, H] embeddings.
-        rotary: cosines and sines [1, L, d] of all positions.
-        plan: what is computed.
+    Attributes:
+        cache: see `Plan`; of its features only keys and values are used.
+        positions: [N] long, ascending; all of them if the cache is empty.
     """
-    fresh: list[LayerFeatures] = []
-    for number, layer in enumerate(layers):
-        old = plan.cache.layers[number] if number and plan.cache.layers else None
-        features = _run_layer(layer, hidden, rotary, plan, old)
-        hidden = hidden + features.attention + features.mlp
-        fresh.append(features)
-    return hidden, tuple(fresh)
+
+    cache: FeatureCache
+    positions: Tensor
+
+    @property
+    def weight(self) -> float:
+        """1: keys and values are all that is cached."""
+        return 1.0
+
+    def computed(self, length: int) -> int:
+        """Returns how many positions are computed."""
+        return len(self.positions)
+
+    def run(
+        self, layers: Layers, hidden: Tensor, rotary: Rotary
+    ) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
+        """Returns states and features (see `Plan.run`)."""
+        at = self.positions.to(hidden.device)
+        there = rotary[0][:, at], rotary[1][:, at]
+        states, fresh = hidden[:, at], list[LayerFeatures]()
+        for number, layer in enumerate(layers):
+            attend, normed = layer.self_attn, layer.input_layernorm(states)
+            keys = _rotated(_heads(attend.k_proj(normed), attend.head_dim), *there)[0]
+            values = _heads(attend.v_proj(normed), attend.head_dim)[0]
+            if self.cache.layers:
+                old = self.cache.layers[number]
+                keys = old.keys.index_copy(1, at, keys)
+                values = old.values.index_copy(1, at, values)
+            attention = _attention(attend, normed, there, keys, values)
+            states = states + attention
+            states = states + layer.mlp(layer.post_attention_layernorm(states))
+            fresh.append(LayerFeatures(keys, values))
+        return hidden.index_copy(1, at, states), tuple(fresh)
 
 
 def _run_layer(
-    layer: Any,
-    hidden: Tensor,
-    rotary: tuple[Tensor, Tensor],
-    plan: FeaturePass,
-    old: LayerFeatures | None,
+    layer: Any, hidden: Tensor, rotary: Rotary, plan: FeaturePlan, old: LayerFeatures | None
 ) -> LayerFeatures:
     attend, normed = layer.self_attn, layer.input_layernorm(hidden)
     if old is None:
@@ -118,24 +188,30 @@ def _run_layer(
     else:
         at, values = _positions(attend, normed, plan, old)
     there = rotary[0][:, at], rotary[1][:, at]
-    queries = _heads(attend.q_proj(normed[:, at]), attend.head_dim)
-    keys = _heads(attend.k_proj(normed[:, at]), attend.head_dim)
-    queries, keys = _rotated(queries, *there), _rotated(keys, *there)
-    keys = keys[0] if old is None else old.keys.index_copy(1, at, keys[0])
-    read = F.scaled_dot_product_attention(
-        queries, keys[None], values[None], scale=attend.scaling, enable_gqa=True
-    )
-    attention = attend.o_proj(read.transpose(1, 2).flatten(2))[0]
+    keys = _rotated(_heads(attend.k_proj(normed[:, at]), attend.head_dim), *there)[0]
+    keys = keys if old is None else old.keys.index_copy(1, at, keys)
+    attention = _attention(attend, normed[:, at], there, keys, values)[0]
     mlp = layer.mlp(layer.post_attention_layernorm(hidden[:, at] + attention))[0]
     if old is None:
         return LayerFeatures(keys, values, attention, mlp)
+    assert old.attention is not None and old.mlp is not None
     return LayerFeatures(
         keys, values, old.attention.index_copy(0, at, attention), old.mlp.index_copy(0, at, mlp)
     )
 
 
+def _attention(attend: Any, normed: Tensor, rotary: Rotary, keys: Tensor, values: Tensor) -> Tensor:
+    """Returns what positions [1, N, H] at `rotary` read of all keys and values [g, L, d]."""
+    queries = _rotated(_heads(attend.q_proj(normed), attend.head_dim), *rotary)
+    read = F.scaled_dot_product_attention(
+        queries, keys[None], values[None], scale=attend.scaling, enable_gqa=True
+    )
+    found: Tensor = attend.o_proj(read.transpose(1, 2).flatten(2))
+    return found
+
+
 def _positions(
-    attend: Any, normed: Tensor, plan: FeaturePass, old: LayerFeatures
+    attend: Any, normed: Tensor, plan: FeaturePlan, old: LayerFeatures
 ) -> tuple[Tensor, Tensor]:
     """Returns the positions [N] that a layer computes, and the values [g, L, d] of all positions.
 

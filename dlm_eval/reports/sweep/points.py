@@ -32,6 +32,7 @@ SPEED = (
     "prompt_interval_steps",
     "gen_interval_steps",
     "transfer_ratio",
+    "cache_steps",
 )
 BASELINE = "one token per step"
 
