@@ -13,6 +13,7 @@ from dlm_eval.reports.sweep.curves import COMPUTED, FORWARDS, Axis, Curve, Sweep
 from dlm_eval.reports.sweep.points import BASELINE, SPEED, Point
 
 PANEL = (6.4, 4.8)  # inches
+LINE = 0.17  # inches of a curve in the legend
 ACROSS = 3
 # Colours of Okabe and Ito, which colour-blind readers can distinguish. The front is black and the
 # baseline grey.
@@ -37,7 +38,9 @@ def draw(sweep: Sweep, path: Path) -> None:
     across = min(ACROSS, max(1, len(tasks)))
     rows = -(-len(tasks) // across)
     down = rows * len(axes)
-    figure = Figure(figsize=(PANEL[0] * across, PANEL[1] * down), layout="constrained")
+    named = max((len(sweep.curves(task)) for task in tasks), default=0)
+    size = (PANEL[0] * across, (PANEL[1] + LINE * named) * down)
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).flatten()
     for number, axis in enumerate(axes):
         own = panels[number * rows * across : (number + 1) * rows * across]
