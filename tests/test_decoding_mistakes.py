@@ -183,7 +183,11 @@ def test_13_decode_stands_above_gen_kwargs_by_either_name() -> None:
     assert DecodeOptions(user_layer({"stop": "a"}, {"until": "b"})).request({}).until == ("b",)
 
 
-NEEDED = {  # options without which a strategy is refused
+COUNTS = str(Path(__file__).parent / "data" / "token_counts.json")
+NEEDED: dict[str, dict[str, Any]] = {  # options without which a strategy is refused
+    "pc_sampler": {"prior": COUNTS},
+    "linear_position": {"prior": COUNTS},
+    "frechet": {"frechet_margin": 0.02},
     "threshold": {"threshold": 0.6},
     "factor": {"factor": 1.0},
     "entropy_bound": {"entropy_bound": 0.5},

@@ -45,7 +45,7 @@ EXAMPLE = example("adding-a-strategy.md")
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "klass.py"
+    path = tmp_path / "stable.py"
     path.write_text(EXAMPLE, encoding="utf-8")
     return path
 
@@ -60,7 +60,7 @@ def crooked() -> Toy:
     return Toy(ToySettings(vocab=5, inconsistency=0.9, seed=3))
 
 
-# -- KLASS: the last distribution stays on the device ----------------------------------------------
+# -- the last distribution stays on the device ----------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +72,10 @@ def prompts(tiny: Any) -> list[list[int]]:
     return [tiny.encode(text) for text in ("the cat sat on the ", "Anna went to", "It was a")]
 
 
-def klass_by_hand(
+def stable_by_hand(
     model: Any, prompt: list[int], length: int, threshold: float, bound: float
 ) -> tuple[list[int], int]:
-    """The tokens and forwards of KLASS, written down with whole distributions on the host."""
+    """The tokens and forwards of the example, written down with whole distributions on the host."""
     tokens = torch.tensor([*prompt, *[model.mask_id] * length])
     last, forwards = None, 0
     while (open_ := (tokens == model.mask_id).nonzero().view(-1)).numel():
@@ -92,15 +92,15 @@ def klass_by_hand(
     return tokens[len(prompt) :].tolist(), forwards
 
 
-def test_klass_writes_what_its_definition_says(file: Path, tiny: Any) -> None:
+def test_it_writes_what_its_definition_says(file: Path, tiny: Any) -> None:
     assert len(EXAMPLE.splitlines()) < 45
     several = 0
     for prompt in prompts(tiny):
         options = {"threshold": 0.2, "kl_threshold": 0.3}
         found = fill(
-            tiny, [Canvas.completion(prompt, 12)], f"{file}:Klass", early_exit=False, **options
+            tiny, [Canvas.completion(prompt, 12)], f"{file}:Stable", early_exit=False, **options
         )[0]
-        tokens, forwards = klass_by_hand(tiny, prompt, 12, 0.2, 0.3)
+        tokens, forwards = stable_by_hand(tiny, prompt, 12, 0.2, 0.3)
         assert (list(found.tokens), found.forwards) == (tokens, forwards)
         several += forwards < 12
     assert several  # somewhere a step wrote more than one token
@@ -123,7 +123,7 @@ def test_no_distribution_leaves_the_device(
         torch, "from_numpy", lambda array: (arrived.append(array.shape), taken(array))[1]
     )
     canvases = [Canvas.completion(prompt, 12) for prompt in prompts(tiny)]
-    fill(tiny, canvases, f"{file}:Klass", threshold=0.2, kl_threshold=0.3, early_exit=False)
+    fill(tiny, canvases, f"{file}:Stable", threshold=0.2, kl_threshold=0.3, early_exit=False)
     assert len(seen) > 20 and len(arrived) > 20
     large = [shape for shape in (*seen, *arrived) if len(shape) > 1 and shape[-1] >= vocab]
     assert large == []
@@ -134,9 +134,9 @@ def test_device_state_does_not_depend_on_batches(file: Path, tiny: Any, batch_ro
     model = tiny
     canvases = [Canvas.completion(prompt, 6 + i) for i, prompt in enumerate(prompts(tiny))]
     options = {"threshold": 0.2, "kl_threshold": 0.3, "early_exit": False}
-    alone = [fill(model, [canvas], f"{file}:Klass", **options)[0].tokens for canvas in canvases]
+    alone = [fill(model, [canvas], f"{file}:Stable", **options)[0].tokens for canvas in canvases]
     together = fill(
-        model, canvases, "klass", engine=Engine(model, batch_rows=batch_rows), **options
+        model, canvases, "stable", engine=Engine(model, batch_rows=batch_rows), **options
     )
     assert [one.tokens for one in together] == alone
 
@@ -145,8 +145,8 @@ def test_device_state_survives_a_batch_that_does_not_fit(file: Path, tiny: Any) 
     model = tiny
     canvases = [Canvas.completion(prompt[:4], 8) for prompt in prompts(tiny)]
     options = {"threshold": 0.2, "kl_threshold": 0.3, "early_exit": False}
-    whole = fill(model, canvases, f"{file}:Klass", **options)
-    halves = fill(model, canvases, "klass", engine=Engine(model, memory_tokens=20), **options)
+    whole = fill(model, canvases, f"{file}:Stable", **options)
+    halves = fill(model, canvases, "stable", engine=Engine(model, memory_tokens=20), **options)
     assert [one.tokens for one in halves] == [one.tokens for one in whole]
 
 
@@ -169,7 +169,7 @@ def test_a_file_runs_from_the_command_line_and_in_workers(
     found = {}
     for devices in ("cpu:1", "cpu:2"):
         out = tmp_path / devices.replace(":", "")
-        decode = f"strategy={file}:Klass,threshold=0.3"
+        decode = f"strategy={file}:Stable,threshold=0.3"
         assert (
             main([*asked, "--decode", decode, "--output_path", str(out), "--devices", devices]) == 0
         )
@@ -179,16 +179,16 @@ def test_a_file_runs_from_the_command_line_and_in_workers(
         decoded = json.loads(results.read_text(encoding="utf-8"))["dlm_eval"]["tasks"]["t_write"][
             "decode"
         ]
-        assert decoded["strategy"] == "klass" and len(decoded["source_sha256"]) == 64
+        assert decoded["strategy"] == "stable" and len(decoded["source_sha256"]) == 64
     assert found["cpu:1"] == found["cpu:2"]
     capsys.readouterr()
     for wrong, told in (
         ("kl_treshold=1", "did you mean 'kl_threshold'?"),
         ("window=3", "is not used by strategy"),
     ):
-        assert main([*asked, "--decode", f"strategy={file}:Klass,{wrong}"]) == 2
+        assert main([*asked, "--decode", f"strategy={file}:Stable,{wrong}"]) == 2
         assert told in capsys.readouterr().err
-    assert main(["show", f"{file}:Klass"]) == 0
+    assert main(["show", f"{file}:Stable"]) == 0
     shown = capsys.readouterr().out
     assert "kl_threshold" in shown and "nats by which the distribution may change" in shown
 

@@ -52,9 +52,6 @@ class Calibrated(Unmasking):
         confidence: Floats = np.minimum(np.exp(logprob) * rarity, self.alpha)
         return confidence
 
-    def most_steps(self, n: int, steps: int) -> int | None:
-        return min(steps, n)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PcSampler(Calibrated, name="pc_sampler"):
@@ -69,6 +66,9 @@ class PcSampler(Calibrated, name="pc_sampler"):
     and far positions do not underflow. The authors' code reads Dream's logits without its shift;
     ours reads each token's own.
     """
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return min(steps, n)
 
     def commit(self, view: StepState) -> Bools:
         distance = view.position - view.position[0]
@@ -91,6 +91,9 @@ class LinearPosition(Calibrated, name="linear_position"):
     @property
     def revisits(self) -> bool:
         return True
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return min(steps, n)
 
     def commit(self, view: StepState) -> Bools:
         confidence = self.confidence(view.score, np.where(view.open, view.token, view.current))

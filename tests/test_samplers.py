@@ -1,0 +1,408 @@
+"""All samplers of the package: nothing but the canvas and the seed matters; and what each of them promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine_jobs import comparable
+
+from dlm_eval import Canvas, UserError, fill, load_model
+from dlm_eval.canvas import BLANK
+from dlm_eval.decoding import STRATEGIES, TraceStep, Unmasking, fill_program, resolve
+from dlm_eval.decoding.checkpoints import State
+from dlm_eval.decoding.draw import Draw
+from dlm_eval.decoding.filling import fill_outcomes, most_forwards
+from dlm_eval.decoding.samplers.credit import WithCredit
+from dlm_eval.decoding.samplers.klass import WithDivergence
+from dlm_eval.decoding.step import StepState
+from dlm_eval.decoding.strategy import FillRequest
+from dlm_eval.decoding.token_prior import count_tokens, read_prior
+from dlm_eval.engine import Engine
+from dlm_eval.jobs import Answer, FillJob
+from dlm_eval.models.families.toy import Toy, ToySettings
+from dlm_eval.rng import Noise
+from dlm_eval.workers.devices import parse_devices
+from dlm_eval.workers.driver import start_workers
+from dlm_eval.workers.messages import WorkerConfig
+
+HERE = Path(__file__).parent
+COUNTS = str(HERE / "data" / "token_counts.json")
+# Options with which a sampler has something to do on a short text of `tiny`; a sampler without an
+# entry runs with its defaults.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "klass": {"conf_threshold": 0.2, "kl_threshold": 0.3, "block_length": 6, "schedule": "even"},
+    "pc_sampler": {"prior": COUNTS, "lambd": 0.25, "alpha": 10, "steps": 6},
+    "linear_position": {"prior": COUNTS, "lambd": 0.5, "alpha": 10, "steps": 6},
+    "credit": {"threshold": 0.5, "block_length": 6},
+    "hierarchy": {"threshold": 0.5, "low_threshold": 0.2, "block_length": 6},
+    "adablock": {"threshold": 0.4, "init_block_length": 5, "delimiter_threshold": 0.05},
+    "multi_block": {"threshold": 1.5, "block_size": 4, "block_add_threshold": 0.3},
+    "frechet": {"frechet_margin": -0.5, "block_length": 6},
+}  # fmt: skip
+SAMPLERS = [
+    name
+    for name in STRATEGIES.names()
+    if STRATEGIES.find(name).__module__.startswith("dlm_eval.decoding.samplers.")
+]
+EACH = pytest.mark.parametrize("name", SAMPLERS)
+HEAT = pytest.mark.parametrize("temperature", [0.0, 0.7])
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    return load_model("tiny", dtype="float32", device="cpu")
+
+
+def texts(model: Any) -> list[Canvas]:
+    """Completions of 12 tokens, keyed."""
+    prompts = ("the cat sat on the ", "Anna went to", "It was a", "He", "One day the old")
+    return [
+        Canvas.completion(model.encode(text), 12, key=f"q{i}") for i, text in enumerate(prompts)
+    ]
+
+
+def given(name: str, **more: Any) -> dict[str, Any]:
+    return {"strategy": name, **OPTIONS.get(name, {}), "early_exit": False, **more}
+
+
+def plain(fillings: Any) -> list[Any]:
+    """Fillings that can be compared: without seconds; NaN, the confidence of what was not written, equals itself."""
+    found = [comparable(Answer(filling, None, 0, 0.0)).value for filling in fillings]
+    return [replace(filling, seconds=0.0) for filling in found]  # type: ignore[type-var]
+
+
+# -- independence ----------------------------------------------------------------------------------
+
+
+@HEAT
+@EACH
+def test_answers_do_not_depend_on_batch_or_order(tiny: Any, name: str, temperature: float) -> None:
+    canvases, options = texts(tiny), given(name, temperature=temperature)
+    alone = plain(fill(tiny, [canvas], **options)[0] for canvas in canvases)
+    assert any(filling.steps > 1 for filling in alone)
+    for engine in (Engine(tiny, batch_rows=2), Engine(tiny, memory_tokens=40), Engine(tiny)):
+        assert plain(fill(tiny, canvases, engine=engine, **options)) == alone
+    assert plain(fill(tiny, canvases[::-1], **options))[::-1] == alone
+
+
+@HEAT
+@EACH
+def test_a_half_written_text_is_resumed_or_begun_anew(
+    tiny: Any, name: str, temperature: float
+) -> None:
+    """Every state that is offered leads to the same answer; a sampler that keeps more offers none."""
+    canvas, settings = texts(tiny)[0], resolve(given(name, temperature=temperature))
+    states: list[State] = []
+    request = FillRequest(
+        tiny, canvas, settings, Noise.of(canvas, 0), offer=lambda state: states.append(state())
+    )
+    whole = Engine(tiny).drive([fill_program(request)])[0].answer
+    assert isinstance(settings.strategy, Unmasking)
+    keeps = settings.strategy.keeps_state
+    assert bool(states) != keeps and (settings.why_no_checkpoint("absorbing") is None) != keeps
+    for state in list(states):
+        stored = State.of(json.loads(json.dumps(vars(state))))
+        again = Engine(tiny).drive([fill_program(replace(request, begun=stored))])[0].answer
+        assert plain([again]) == plain([whole])
+
+
+def test_workers_write_the_same(tiny: Any) -> None:
+    """All samplers at once, on two processes."""
+    jobs = [
+        FillJob(replace(canvas, key=f"{name} {heat} {canvas.key}"), resolve(given(name, temperature=heat)), 3)
+        for name in SAMPLERS for heat in (0.0, 0.7) for canvas in texts(tiny)[:2]
+    ]  # fmt: skip
+    alone = Engine(tiny)
+    expected = [
+        [comparable(Answer(one.answer, None, 0, 0.0)).value for one in fill_outcomes(alone, [job.canvas], job.settings, 3)]
+        for job in jobs
+    ]  # fmt: skip
+    found: dict[int, Answer] = {}
+    pool = start_workers(WorkerConfig("tiny", {"dtype": "float32"}), parse_devices("cpu:2"))
+    try:
+        pool.run(jobs, found.__setitem__)
+    finally:
+        pool.close()
+    assert [plain([found[index].value]) for index in range(len(jobs))] == expected
+
+
+@EACH
+def test_no_filling_runs_more_rows_than_the_plan_says(tiny: Any, name: str) -> None:
+    """--dry_run knows a maximum, or says that it does not."""
+    for canvas in texts(tiny)[:3]:
+        settings = resolve(given(name), length=12)
+        most = most_forwards(tiny, canvas, settings)
+        found = fill(tiny, [canvas], **given(name))[0].forwards
+        assert most is None or found <= most
+        assert most is not None or name not in OPTIONS
+
+
+@EACH
+def test_holes_inside_a_text_and_several_of_them_are_filled(tiny: Any, name: str) -> None:
+    begin, end = tiny.encode("the cat sat on the "), tiny.encode(" and looked")
+    inside = Canvas.infill(begin, 12, end, key="i")
+    several = Canvas.holes(begin, 6, [end], begin, key="p")
+    for canvas in (inside, several):
+        found = fill(tiny, [canvas], **given(name))[0]
+        assert BLANK not in found.tokens
+
+
+# -- each ------------------------------------------------------------------------------------------
+
+
+def test_klass_divergence_is_that_of_whole_distributions() -> None:
+    """The op, step by step, against float64 distributions; unknown positions begin anew."""
+    rng, op = np.random.default_rng(0), WithDivergence(Draw(logits_temp=0.5), 3)
+    before, last, ring = None, np.zeros((4, 7)), np.zeros((4, 3))
+    for step in range(5):
+        logits = rng.normal(size=(4, 7)).astype(np.float32)
+        known = torch.tensor([step > 0, step > 0, step > 0, step not in (0, 3)])
+        if before is not None:
+            before = before.masked_fill(~known[:, None], 0)
+        token, logprob, _, now, largest, before = op(
+            torch.tensor(logits), torch.zeros(4), before, known
+        )
+        last[~known], ring[~known] = 0, 0
+        p = np.exp(2 * logits.astype(np.float64))
+        p /= p.sum(-1, keepdims=True)
+        truth = (p * (np.log(p + 1e-12) - np.log(last + 1e-12))).sum(-1)
+        ring, last = np.concatenate([ring[:, 1:], truth[:, None]], -1), p
+        assert np.allclose(now, truth, atol=1e-5) and np.allclose(largest, ring.max(-1), atol=1e-5)
+        assert (token.numpy() == p.argmax(-1)).all() and before.dtype == torch.float32
+        assert np.allclose(logprob, np.log(p.max(-1)), atol=1e-6)
+
+
+def test_klass_without_change_writes_all_at_its_second_stable_step() -> None:
+    """Independent positions: their distributions never change, so D is 27, then 0."""
+    model = Toy(ToySettings(vocab=3, seed=1))
+    model.step[:] = model.start  # the chain forgets: all positions are independent
+    steps: list[TraceStep] = []
+    options = {"conf_threshold": 0.0, "kl_threshold": 1e-3, "kl_history_length": 2}
+    fill(model, [Canvas.completion([0], 9)], "klass", trace=lambda _, s: steps.append(s),
+         early_exit=False, **options)  # fmt: skip
+    assert [len(step.written) for step in steps] == [1, 1, 7]
+    chosen = {
+        way: fill(model, [Canvas.completion([0], 9)], "klass", unmask_strategy=way, seed=5,
+                  early_exit=False, **options)[0]
+        for way in ("max_conf", "min_kl", "random")
+    }  # fmt: skip
+    assert all(filling.forwards == 9 for filling in chosen.values())
+    assert chosen["random"].step != chosen["max_conf"].step
+
+
+def test_credit_is_that_of_its_recursion() -> None:
+    rng, op = np.random.default_rng(1), WithCredit(Draw(), 2.0, 0.5, 0.8)
+    before, credit = None, np.zeros((3, 5))
+    for step in range(4):
+        logits = rng.normal(size=(3, 5)).astype(np.float32)
+        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        credit *= 0.8
+        credit[np.arange(3), p.argmax(-1)] += p.max(-1) ** 0.5
+        fused = logits + 2.0 * np.log1p(credit)
+        known = torch.full((3,), step > 0)
+        token, logprob, _, before = op(torch.tensor(logits), torch.zeros(3), before, known)
+        assert (token.numpy() == fused.argmax(-1)).all() and np.allclose(before, credit, atol=1e-6)
+        total = np.log(np.exp(fused).sum(-1))
+        assert np.allclose(logprob, fused.max(-1) - total, atol=1e-5)
+
+
+def test_without_credit_it_is_the_threshold_sampler(tiny: Any) -> None:
+    options = {"threshold": 0.5, "early_exit": False, "allow_mask": False}
+    one = fill(tiny, texts(tiny), "credit", credit_alpha=0.0, **options)
+    other = fill(tiny, texts(tiny), "threshold", **options)
+    assert [f.tokens for f in one] == [f.tokens for f in other]
+    with_credit = fill(tiny, texts(tiny), "credit", credit_alpha=3.0, **options)
+    assert sum(f.forwards for f in with_credit) < sum(f.forwards for f in one)
+
+
+def test_equal_blocks_are_the_threshold_sampler(tiny: Any) -> None:
+    """AdaBlock without delimiters, and d3LLM's blocks one after the other, are known strategies."""
+    options = {"early_exit": False}
+    ours = fill(tiny, texts(tiny), "adablock", threshold=0.4, init_block_length=4,
+                delimiter_threshold=2.0, **options)  # fmt: skip
+    other = fill(tiny, texts(tiny), "threshold", threshold=0.4, block_length=4, **options)
+    assert plain(ours) == plain(other)
+
+
+def test_multi_block_fills_behind_the_end_of_the_text_at_once(tiny: Any) -> None:
+    """Any token can play the end of the text: nothing else is written behind it."""
+    canvas, options = texts(tiny)[0], given("multi_block")
+    whole = fill(tiny, [canvas], **options)[0]
+    end = whole.tokens[int(np.argmin(whole.step))]  # it is written first
+    stopped = fill(tiny, [canvas], **options, early_stop=True, eos_token_id=end)[0]
+    first = stopped.tokens.index(end)
+    assert set(stopped.tokens[first:]) == {end} and stopped.forwards <= whole.forwards
+    assert BLANK not in stopped.tokens
+
+
+def test_frechet_equals_factor_for_equal_probabilities() -> None:
+    """Corollary of the paper: with n equal probabilities 1 - e it writes n while (n + 1) e < 1."""
+    cls = STRATEGIES.find("frechet")
+    for e, most in ((0.11, 8), (0.21, 3), (0.051, 18)):
+        view = fake_view(np.log(np.full(30, 1 - e)))
+        assert cls(frechet_margin=0.0).commit(view).sum() == most
+    uneven = fake_view(np.log(np.array([0.99, 0.98, 0.9, 0.3])))
+    # 0.87 - 0.1 > 0.7, but 1.17 - 1 - 0.7 is not
+    assert cls(frechet_margin=0.7).commit(uneven).tolist() == [True, True, True, False]
+    assert cls(frechet_margin=0.9).commit(uneven).tolist() == [True, True, False, False]
+    assert cls(frechet_margin=5.0).commit(uneven).tolist() == [True, False, False, False]
+
+
+def fake_view(score: np.ndarray, position: np.ndarray | None = None) -> Any:
+    at = np.arange(len(score)) if position is None else position
+    yes, none = np.ones(len(score), dtype=bool), np.full(len(score), -np.inf)
+    return StepState(0, 9, 0, 1, None, 0.0, at, at, yes, Noise("0" * 64), at, none, at, score, ())
+
+
+def test_hierarchy_takes_the_best_of_each_run() -> None:
+    cls = STRATEGIES.find("hierarchy")
+    at = np.array([3, 4, 5, 8, 9, 12])
+    view = fake_view(np.log(np.array([0.5, 0.7, 0.6, 0.3, 0.2, 0.45])), at)
+    assert at[cls().commit(view)].tolist() == [4, 12]
+    assert at[cls(low_threshold=0.0).commit(view)].tolist() == [4, 8, 12]
+    assert at[cls(low_threshold=0.9).commit(view)].tolist() == [4]
+    assert at[cls(low_threshold=0.9, threshold=0.55).commit(view)].tolist() == [4, 5]
+    ties = fake_view(np.log(np.array([0.5, 0.5, 0.4, 0.3, 0.2, 0.45])), at)
+    assert at[cls(low_threshold=0.48).commit(ties)].tolist() == [3, 4]
+
+
+# -- the prior of PC-Sampler -----------------------------------------------------------------------
+
+
+def test_pc_sampler_scores_as_its_formula_says() -> None:
+    cls, at = STRATEGIES.find("pc_sampler"), np.array([7, 8, 11])
+    p, token = np.array([0.5, 0.4, 0.9]), np.array([0, 9, 5])
+    view = fake_view(np.log(p), at)
+    view = view.with_candidates(token, np.log(p), ())
+    frequency = np.array([0.4, 0.01, 0.05])  # token 9 is absent: 1 / 100
+    score = np.exp(-0.25 * (at - 7)) * np.minimum(-p * np.log(frequency + 1e-9), 1.5)
+    strategy = cls(prior=COUNTS, lambd=0.25, alpha=1.5)
+    assert strategy.commit(view).tolist() == (score == score.max()).tolist()
+    assert np.allclose(
+        strategy.confidence(np.log(p), token), np.minimum(-p * np.log(frequency + 1e-9), 1.5)
+    )
+
+
+def test_a_prior_is_counted_and_its_digest_is_part_of_the_result(tiny: Any, tmp_path: Path) -> None:
+    corpus = ["the cat sat", "the dog sat"]
+    counted = count_tokens(tiny.encode, corpus)
+    ids = [token for text in corpus for token in tiny.encode(text)]
+    assert counted["num_token"] == len(ids)
+    assert counted["p_baseline_dict"] == {
+        str(token): ids.count(token) for token in sorted(set(ids))
+    }
+    path = tmp_path / "prior.json"
+    path.write_text(json.dumps(counted))
+    prior = read_prior(str(path))
+    absent = next(token for token in range(999) if token not in ids)
+    tokens = np.array([ids[0], absent, 10**6])
+    assert np.allclose(prior.of(tokens), [ids.count(ids[0]) / len(ids), 1 / len(ids), 1 / len(ids)])
+    one, two = (
+        resolve({"strategy": "pc_sampler", "prior": file}).identity()["prior_sha256"]
+        for file in (str(path), COUNTS)
+    )
+    assert len(one) == 64 and one != two
+    with pytest.raises(UserError, match="no tokens to count"):
+        count_tokens(tiny.encode, [])
+
+
+def test_the_script_counts_files(tmp_path: Path, shared: Path) -> None:
+    (tmp_path / "a.txt").write_text("a b a")
+    (tmp_path / "b.jsonl").write_text('{"body": "a b"}\n\n{"body": "b"}\n')
+    out, folder = tmp_path / "prior.json", shared / "goldens" / "dream"
+    command = [sys.executable, str(HERE.parent / "scripts" / "count_tokens.py")]
+    words = ["--tokenizer", str(folder), "--key", "body", "--output", str(out)]
+    files = [str(tmp_path / "a.txt"), str(tmp_path / "b.jsonl")]
+    said = subprocess.run([*command, *words, *files], capture_output=True, text=True, check=True)
+    model = load_model("dream", pretrained=str(folder), dtype="float32", device="cpu")
+    ids = [token for text in ("a b a", "a b", "b") for token in model.encode(text)]
+    found = json.loads(out.read_text())
+    assert found == count_tokens(lambda text: ids, [""]) and str(len(ids)) in said.stdout
+    assert read_prior(str(out)).total == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[]", "it has no p_baseline_dict"),
+        ("{", "cannot be read"),
+        ('{"num_token": 3, "p_baseline_dict": {"a": 1}}', "are not token ids"),
+        ('{"num_token": 3, "p_baseline_dict": {}}', "are not token ids"),
+        ('{"num_token": 3, "p_baseline_dict": {"1": 4}}', "whole numbers"),
+        ('{"num_token": 3.5, "p_baseline_dict": {"1": 1}}', "whole numbers"),
+        ('{"num_token": 3, "p_baseline_dict": {"1": 0}}', "whole numbers"),
+        ('{"num_token": 3, "p_baseline_dict": {"99999999999": 1}}', "larger than any vocabulary"),
+    ],
+)
+def test_a_file_that_is_no_prior_is_one_line(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=told) as error:
+        resolve({"strategy": "pc_sampler", "prior": str(path)})
+    assert "\n" not in str(error.value)
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"strategy": "adablock", "block_length": 4}, "block_length is not used by strategy 'adablock'"),
+    ({"strategy": "multi_block", "steps": 4}, "decode steps is not used by strategy 'multi_block'"),
+    ({"strategy": "multi_block", "steps_per_block": 4}, "steps_per_block is not used"),
+    ({"strategy": "adablock", "cache": "dual"}, "has blocks of its own"),
+    ({"strategy": "credit", "schedule": "even"}, "schedule is not used by strategy 'credit'"),
+    ({"strategy": "hierarchy", "schedule": "even"}, "schedule is not used"),
+    ({"strategy": "frechet"}, "needs frechet_margin=NUMBER"),
+    ({"strategy": "pc_sampler"}, "needs prior=VALUE"),
+    ({"strategy": "pc_sampler", "prior": "/nowhere/at/all"}, "prior '/nowhere/at/all' cannot be read"),
+    ({"strategy": "klass", "unmask_strategy": "best"}, "unmask_strategy 'best' is not allowed"),
+    ({"strategy": "klass", "kl_treshold": 1}, "did you mean 'kl_threshold'?"),
+    ({"strategy": "multi_block", "convention": "sdar"}, "convention 'sdar' is not allowed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layer", "told"), REFUSED, ids=lambda value: str(value)[:50])
+def test_what_a_sampler_does_not_use_is_one_line(layer: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError) as error:
+        resolve(layer)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_models_that_a_sampler_does_not_fit_are_refused(tmp_path: Path) -> None:
+    class Blocks(Toy):
+        block_length = 4  # type: ignore[assignment]
+
+    class Uniform(Toy):
+        process = "uniform"  # type: ignore[assignment]
+
+    settings, canvas = ToySettings(vocab=6), Canvas.completion([1], 8)
+    ask: list[tuple[Callable[[ToySettings], Toy], str, dict[str, Any], str]] = [
+        (Blocks, "adablock", {}, "can only be decoded in its own blocks"),
+        (Blocks, "multi_block", {}, "can only be decoded in its own blocks"),
+        (Uniform, "klass", {}, "is not for models of process 'uniform'"),
+    ]
+    large = tmp_path / "large.json"
+    large.write_text('{"num_token": 9, "p_baseline_dict": {"500": 9}}')
+    ask.append((Toy, "pc_sampler", {"prior": str(large)}, "it must be of this model's tokenizer"))
+    for make, name, options, told in ask:
+        with pytest.raises(UserError, match=told) as error:
+            fill(make(settings), [canvas], name, **options)
+        assert "\n" not in str(error.value)
+
+
+def test_klass_reads_its_own_block_of_a_block_causal_model() -> None:
+    class Blocks(Toy):
+        block_length = 4  # type: ignore[assignment]
+
+    model = Blocks(ToySettings(vocab=6, inconsistency=0.7))
+    options = {"conf_threshold": 0.3, "kl_threshold": 0.5, "early_exit": False}
+    found = fill(model, [Canvas.completion([1], 11)], "klass", **options)[0]
+    assert BLANK not in found.tokens and found.forwards <= 11
