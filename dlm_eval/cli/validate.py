@@ -134,6 +134,7 @@ def look(
         UserError: a task cannot be loaded.
     """
     from dlm_eval.harness.decode_config import DecodeOptions, check_requests
+    from dlm_eval.harness.infill import check_drafts
     from dlm_eval.harness.requirements import check_loaded_metrics
     from dlm_eval.harness.run_settings import parse_seeds
     from dlm_eval.harness.tasks import check_fewshot, load_tasks
@@ -148,6 +149,7 @@ def look(
     )
     check_fewshot(loaded, num_fewshot)
     check_requests(DecodeOptions(), loaded["tasks"])
+    check_drafts(DecodeOptions(), loaded["tasks"])
     check_loaded_metrics(loaded["tasks"])
     return [_look(name, task, num_fewshot, seeds[3]) for name, task in loaded["tasks"].items()]
 

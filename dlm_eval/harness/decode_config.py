@@ -22,9 +22,8 @@ from dlm_eval.decoding import (
     setting_names,
 )
 from dlm_eval.decoding.presets import authors_preset
-from dlm_eval.decoding.strategy import not_revising, users_of
+from dlm_eval.decoding.strategy import users_of
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.infill import begins_with_draft
 from dlm_eval.harness.requests import HOLE, Hole, Length
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.settings import typed_texts
@@ -240,7 +239,7 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
 
     Raises:
         UserError: the generation settings of a task's YAML have an unknown name or an impossible
-            length, or a task begins with a draft and the strategy does not revise it.
+            length.
     """
     for name, task in tasks.items():
         if task.OUTPUT_TYPE != "generate_until" or options.user.get("preset") == "authors":
@@ -248,8 +247,6 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
         try:
             ask = options.request(task.config.generation_kwargs or {}, name)
             settings = resolve(*ask.layers)
-            if begins_with_draft(task) and not settings.strategy.revises:
-                raise not_revising(settings.strategy)
         except UserError as error:
             raise UserError(f"task '{name}': {error}") from error
         if ask.replaced:

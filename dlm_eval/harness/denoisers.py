@@ -16,6 +16,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.canvas_jobs import Options
 from dlm_eval.harness.decode_config import DecodeOptions, check_requests, user_layer
 from dlm_eval.harness.denoiser_plan import CanvasCount, measured, memory
+from dlm_eval.harness.infill import check_drafts
 from dlm_eval.harness.lm import DiffusionLM, chosen_template
 from dlm_eval.harness.model_kind import Loaded
 from dlm_eval.harness.plan import CountedRequests, DryRun, Plan, TaskPlan
@@ -68,9 +69,9 @@ class Denoisers:
     def check_tasks(self, settings: RunSettings, tasks: Mapping[str, Any]) -> None:
         process = process_of(settings.model, settings.model_args) or "absorbing"
         _check_chat(settings, tasks)
-        check_requests(
-            DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process), tasks
-        )
+        options = DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process)
+        check_requests(options, tasks)
+        check_drafts(options, tasks)
 
     def entry_arguments(self, arguments: Mapping[str, Any], entry: str) -> Mapping[str, Any]:
         return arguments

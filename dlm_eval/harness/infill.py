@@ -24,7 +24,10 @@ from jinja2 import TemplateError
 from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
 
+from dlm_eval.decoding import resolve
+from dlm_eval.decoding.strategy import not_revising
 from dlm_eval.errors import SampleError, UserError, unknown_name_error
+from dlm_eval.harness.decode_config import DecodeOptions
 from dlm_eval.harness.requests import HOLE, Hole, Length, SpecialTokens
 from dlm_eval.metrics import brier
 from dlm_eval.metrics.samples import find_judge
@@ -161,6 +164,18 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
 def begins_with_draft(task: Any) -> bool:
     """Returns whether a task's holes begin with a draft."""
     return isinstance(task, InfillTask) and task.infill.draft is not None
+
+
+def check_drafts(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
+    """Raises UserError if a task begins with a draft and its strategy does not revise tokens."""
+    for name, task in tasks.items():
+        if not begins_with_draft(task) or options.user.get("preset") == "authors":
+            continue
+        strategy = resolve(
+            *options.request(task.config.generation_kwargs or {}, name).layers
+        ).strategy
+        if not strategy.revises:
+            raise UserError(f"task '{name}': {not_revising(strategy)}")
 
 
 def _check_sources(task: str, spec: InfillSpec) -> None:
