@@ -203,7 +203,16 @@ class Unmasking(Strategy):
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
-        if self.resizes and (model.attention != "full" or settings.cache in ("prefix", "dual")):
+        if self.resizes == "within_blocks":
+            if model.block_length is None or settings.block_length not in (
+                None,
+                model.block_length,
+            ):
+                raise UserError(
+                    f"decode strategy '{self.name}' inserts and deletes within the blocks of a "
+                    "block-causal model; it needs such a model, and leave block_length out"
+                )
+        elif self.resizes and (model.attention != "full" or settings.cache in ("prefix", "dual")):
             raise UserError(
                 f"decode strategy '{self.name}' changes the length of the canvas; it needs full "
                 "attention and no approximate cache"
