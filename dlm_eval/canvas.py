@@ -110,6 +110,11 @@ class Canvas:
         return [i for i, is_open in enumerate(self.open) if is_open]
 
     @property
+    def is_completion(self) -> bool:
+        """Whether no given token follows an open position."""
+        return b"\1\0" not in self.open_flags
+
+    @property
     def target(self) -> list[int]:
         """The n tokens at the open positions."""
         return [token for token, is_open in zip(self.tokens, self.open, strict=True) if is_open]

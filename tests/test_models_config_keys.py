@@ -204,12 +204,12 @@ OTHER_NETWORKS: list[tuple[str, str, Any]] = [
     *(("llada2", key, value) for key, value in [
         ("score_function", "softmax"), ("use_bias", True), ("norm_head", True), ("norm_softmax", True), ("use_rmsnorm", False),
         ("using_split_qkv_in_self_attention", True), ("moe_router_enable_expert_bias", False), ("router_dtype", "bf16"),
-        ("use_sliding_window", True), ("expert_capacity", 48), ("num_nextn_predict_layers", 1), ("attention_bias", True),
+        ("use_sliding_window", True), ("num_nextn_predict_layers", 1), ("attention_bias", True),
         ("rope_scaling", {"rope_type": "dynamic", "factor": 2.0}), ("topk_method", "greedy"), ("scoring_func", "softmax"),
         ("embedding_multiplier", 12.0), ("attn_logit_softcapping", 50.0), ("clip_qkv", 4.0), ("layer_types", ["sliding_attention"] * 2),
     ]),
     *(("lladamoe", key, value) for key, value in [
-        ("moe_router_score_function", "sigmoid"), ("moe_router_enable_expert_bias", True), ("shared_expert_intermediate_size", 16),
+        ("moe_router_score_function", "sigmoid"), ("expert_capacity", 48), ("moe_router_enable_expert_bias", True), ("shared_expert_intermediate_size", 16),
         ("routed_scaling_factor", 2.5), ("partial_rotary_factor", 0.5), ("clip_qkv", 8.0), ("router_num_group", 4), ("qk_layernorm", False),
         ("moe_layer_freq", [0, 1]), ("rope_scaling", {"type": "longrope", "factor": 2.0}), ("moe_router_topk_scaling_factor", 2.0),
         ("n_group", 8), ("use_bias", True),

@@ -31,6 +31,7 @@ from dlm_eval.models.denoiser import (
     caching,
     logit_shift,
     offers,
+    runs_whole_blocks,
 )
 from dlm_eval.models.feature_cache import FeatureCache, FeaturePlan, PositionPlan
 from dlm_eval.models.kv_cache import KVCache
@@ -90,6 +91,7 @@ class PrefixCache:
         assert model.exact_cache_block is not None
         self._cache, self._unit, self._shift = KVCache(), model.exact_cache_block, model.logit_shift
         self._mask_id = model.mask_id
+        self._begins_at = self._unit if runs_whole_blocks(model) else 1
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
         """Returns what runs: positions after the cached prefix, and those that are read."""
@@ -98,7 +100,7 @@ class PrefixCache:
         front = int(unknown.argmax()) if unknown.any() else len(tokens)
         finished = front // self._unit * self._unit
         known = self._cache.agrees(tokens) // self._unit * self._unit
-        begin = max(0, min(known, int(at[0]) - self._shift))
+        begin = max(0, min(known, int(at[0]) - self._shift)) // self._begins_at * self._begins_at
         span = (begin, len(tokens)) if begin else None
         return {
             "kv_cache": self._cache,

@@ -18,7 +18,7 @@ from dlm_eval.decoding.step import TraceStep
 from dlm_eval.decoding.strategy import FillRequest, default_strategy, not_revising
 from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.denoiser import Denoiser, check_ids, embedding_rows
+from dlm_eval.models.denoiser import Denoiser, check_ids, embedding_rows, runs_whole_blocks
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise
 
@@ -185,5 +185,15 @@ def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
         )
     if (fault := check_ids(model, canvas, scored=False)) is not None:
         raise fault
+    if settings.strategy.completes_only and not canvas.is_completion:
+        raise SampleError(
+            f"strategy '{settings.strategy.name}' fills a hole at the end of a text; here text "
+            "follows a hole"
+        )
+    if runs_whole_blocks(model) and settings.block_length not in (None, model.block_length):
+        raise UserError(
+            f"decode block_length '{settings.block_length}' is not allowed; {model.name} routes "
+            f"blocks of {model.block_length} as one, so leave it out"
+        )
     settings.strategy.refuse_model(model, settings)
     settings.check_process(model.process)

@@ -72,6 +72,7 @@ def split_blocks(
     A block is a run of `block_length` open positions, or of `block_length` positions from the first
     open one if the strategy counts given ones too (`Strategy.blocks_count_given`). Blocks of a
     block-causal model are its own, or equal parts of them.
+    A strategy that divides the text itself (`owns_blocks`) has one block under full attention.
     """
     if block is not None:
         size = settings.block_length or block
@@ -80,7 +81,9 @@ def split_blocks(
         number_of = (positions - positions[0]) // settings.block_length
         parts = np.split(positions, np.nonzero(np.diff(number_of))[0] + 1)
     else:
-        size = settings.block_length or len(positions)
+        size = len(positions)
+        if settings.block_length is not None and not settings.strategy.owns_blocks:
+            size = settings.block_length
         parts = np.split(positions, range(size, len(positions), size))
     for number, part in enumerate(parts):
         shared = settings.steps // len(parts) if settings.steps is not None else None
@@ -130,8 +133,9 @@ class DecodeState:
         self.open: Bools = np.array(canvas.open, dtype=bool)
         self.given = ~self.open
         self.tokens: Ints = np.where(self.open, model.mask_id, canvas.tokens)
-        self.in_hole = self.open.copy()
-        self.in_hole[hole[-1] + 1 :] = False
+        # positions that complete the last block; a strategy may move tokens there and back
+        self._beyond = len(canvas) - 1 - hole[-1] if ends_with_hole else 0
+        self.in_hole = self._answer()
         self.block_of: Ints = np.full(len(canvas), -1)
         self.blocks: list[Block] = []
         for positions, block in split_blocks(
@@ -322,28 +326,36 @@ class DecodeState:
             self.tokens[at], self.logprob[at] = edit.token, edit.logprob
             self.step[at], self.open[at] = self.global_step, False
         self.known, self.last_change = None, self.global_step
-        self.written_steps += bool(len(at))
-        changed = (self.ids[at], self.ids[erased]) if self.trace is not None else None
+        self.written_steps += bool(len(at) or len(edit.inserted))
+        written, logprob, gone = self.ids[at], np.asarray(edit.logprob), self.ids[erased]
         if edit.resizes:
-            self._resize(edit)
-        if self.trace is not None and changed is not None:
-            self.trace(self._traced(changed[0], edit.logprob, changed[1]))
+            fresh = self._resize(edit)
+            if len(edit.inserted):
+                written = np.concatenate([written, fresh])
+                logprob = np.concatenate([logprob, np.zeros(len(fresh))])
+        if self.trace is not None:
+            self.trace(self._traced(written, logprob, gone))
 
     def _check(self, edit: Edit) -> None:
         """Raises SampleError if tokens cannot be written or erased as `edit` says."""
         name = self.settings.strategy.name
         # Lists, since most steps change a few positions.
         at, token = np.asarray(edit.commit).tolist(), np.asarray(edit.token).tolist()
+        inserted = np.asarray(edit.inserted).tolist()
         logprob, erased = np.asarray(edit.logprob).tolist(), np.asarray(edit.erase).tolist()
         if not len(at) == len(token) == len(logprob):
             sizes = f"{len(at)} positions, {len(token)} tokens and {len(logprob)} log-probabilities"
             raise SampleError(f"strategy '{name}' writes {sizes}; they must be as many")
+        if inserted and len(inserted) != len(edit.insert):
+            places = counted(len(edit.insert), "inserted position")
+            raise SampleError(f"strategy '{name}' gives {len(inserted)} tokens to {places}")
         ahead = self.settings.strategy.writes_ahead
         allowed = self._not_given() if ahead else self._block_positions()[1]
         if not allowed.issuperset([*at, *erased]):
             raise SampleError(
                 f"strategy '{name}' writes or erases a position outside the block that it fills"
             )
+        token = [*token, *inserted]
         if token and not 0 <= min(token) <= max(token) < self.model.vocab_size:
             raise SampleError(f"strategy '{name}' writes a token outside the vocabulary")
         if any(map(isnan, logprob)):
@@ -364,8 +376,8 @@ class DecodeState:
             _plain(self.ids) if self.resized else (),
         )
 
-    def _resize(self, edit: Edit) -> None:
-        """Inserts masks and deletes positions."""
+    def _resize(self, edit: Edit) -> Ints:
+        """Inserts and deletes positions, and returns the identities of the inserted ones."""
         places = self.block_positions
         behind = int(places[-1]) + 1 if len(places) else 0
         inside = np.isin(edit.insert, places) | (edit.insert == behind)
@@ -387,7 +399,11 @@ class DecodeState:
         new = source < 0
         self.rearrange(np.where(new, 0, self.ids[source]), source)
         self.ids[new], self.block_of[new] = fresh, self.block
+        if len(edit.inserted):
+            self.tokens[new], self.open[new] = edit.inserted, False
+            self.logprob[new], self.step[new] = 0.0, self.global_step
         self._in_block = None
+        return fresh
 
     def rearrange(self, ids: Ints, source: Ints) -> None:
         """Rebuilds the canvas from its positions `source`, in this order; -1 is a new mask."""
@@ -400,10 +416,16 @@ class DecodeState:
         self.tokens, self.open = moved(self.tokens, self.model.mask_id), moved(self.open, True)
         self.given, self.block_of = moved(self.given, False), moved(self.block_of, -1)
         self.logprob, self.step = moved(self.logprob, -np.inf), moved(self.step, -1)
-        self.in_hole = moved(self.in_hole, True)
+        self.in_hole = self._answer()
         self.resized, self._in_block = True, None
         if self.early_exit is not None:
             self.early_exit.follow(np.nonzero(self.in_hole)[0])
+
+    def _answer(self) -> Bools:
+        """Returns [L] whether a position is a part of the answer."""
+        answer = ~self.given
+        answer[len(answer) - self._beyond :] = False
+        return answer
 
     def check_early_exit(self) -> None:
         """Sets `exit` if visible text can no longer change."""

@@ -119,6 +119,8 @@ class Edit:
         erase: positions of the block that become masks again.
         insert: positions of the block before which a mask is inserted, ascending. A position may be
             given several times; the one after the last position appends to the block.
+        inserted: tokens of the inserted positions, in the order of `insert`; empty if they are masks.
+            They count as written with certainty.
         delete: positions of the block that are removed.
     """
 
@@ -127,6 +129,7 @@ class Edit:
     logprob: Floats = field(default_factory=lambda: NO_NUMBERS)
     erase: Ints = field(default_factory=lambda: NONE)
     insert: Ints = field(default_factory=lambda: NONE)
+    inserted: Ints = field(default_factory=lambda: NONE)
     delete: Ints = field(default_factory=lambda: NONE)
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import samplers
@@ -72,11 +72,15 @@ class Strategy:
             tokens a step writes.
         takes_schedule: whether `schedule` can be set.
         takes_steps: whether `steps` can be set.
-        resizes: whether it inserts or deletes positions.
+        resizes: whether it inserts or deletes positions; 'within_blocks' if each block keeps its
+            length.
         writes_ahead: whether a step may write positions of later blocks.
         blocks_count_given: whether `block_length` counts the given positions between open ones too.
         revises: whether it can change tokens that are written, so that it can begin with a draft
             (`Canvas.draft`).
+        owns_blocks: whether it divides the text by itself under full attention.
+        takes_block_length: whether `block_length` can be set.
+        completes_only: whether it fills only a hole at the end of the canvas.
     """
 
     name: ClassVar[str] = ""
@@ -84,10 +88,13 @@ class Strategy:
     default_schedule: ClassVar[str | None] = None
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = True
-    resizes: ClassVar[bool] = False
+    resizes: ClassVar[bool | Literal["within_blocks"]] = False
     writes_ahead: ClassVar[bool] = False
     blocks_count_given: ClassVar[bool] = False
     revises: ClassVar[bool] = False
+    owns_blocks: ClassVar[bool] = False
+    completes_only: ClassVar[bool] = False
+    takes_block_length: ClassVar[bool] = True
 
     def __init_subclass__(cls, *, name: str = "", **more: Any) -> None:
         super().__init_subclass__(**more)

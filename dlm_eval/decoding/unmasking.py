@@ -57,8 +57,6 @@ class Unmasking(Strategy):
         last_step_fills: whether one more step fills the positions that are open after the last one.
         keeps_state: whether the strategy keeps state between steps besides the canvas: numbers on
             the device (`Query.keeps`), or `memory`. There are no checkpoints then.
-        own_blocks: whether the strategy itself divides the hole into blocks. General settings of
-            blocks and steps, and caches that belong to blocks, are refused then.
     """
 
     takes_schedule: ClassVar[bool] = True
@@ -66,7 +64,6 @@ class Unmasking(Strategy):
     ends: ClassVar[Ends] = "full"
     last_step_fills: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = False
-    own_blocks: ClassVar[bool] = False
 
     @classmethod
     def check_class(cls) -> None:
@@ -209,7 +206,7 @@ class Unmasking(Strategy):
 
     def refuse(self, settings: DecodeSettings) -> None:
         super().refuse(settings)
-        if not self.own_blocks:
+        if self.takes_block_length:
             return
         for name in ("block_length", "steps", "steps_per_block"):
             if vars(settings)[name] is not None:
@@ -225,12 +222,21 @@ class Unmasking(Strategy):
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
-        if self.own_blocks and model.block_length is not None:
+        if self.resizes == "within_blocks":
+            if model.block_length is None or settings.block_length not in (
+                None,
+                model.block_length,
+            ):
+                raise UserError(
+                    f"decode strategy '{self.name}' inserts and deletes within the blocks of a "
+                    "block-causal model; it needs such a model, and leave block_length out"
+                )
+        if self.owns_blocks and model.block_length is not None:
             raise UserError(
                 f"decode strategy '{self.name}' divides the hole into blocks by itself; "
                 f"{model.name} can only be decoded in its own blocks"
             )
-        if self.resizes:
+        if self.resizes is True:
             self.refuse_part_rows("changes the length of the canvas", model, settings)
 
     def refuse_part_rows(self, why: str, model: Denoiser, settings: DecodeSettings) -> None:

@@ -297,6 +297,28 @@ class LayoutDenoiser(Protocol):
         ...
 
 
+class WholeBlocks(Protocol):
+    """A denoiser that says whether all positions of a block have to run together.
+
+    With `runs_whole_blocks` the tokens of a block decide together which experts run (LLaDA2.2), so
+    a row with cached positions begins at a block boundary. Without it, it need not.
+    """
+
+    runs_whole_blocks: bool
+
+
+class EditTokens(Protocol):
+    """A denoiser trained to insert and delete tokens (LLaDA2.2): ids that say so, None if it has none.
+
+    Attributes:
+        delete_token_id: predicted at a position that is to be removed.
+        split_token_id: predicted at a position before which a mask is to be inserted.
+    """
+
+    delete_token_id: int | None
+    split_token_id: int | None
+
+
 class CachingDenoiser(Denoiser, KVCacheDenoiser, Protocol):
     """A `Denoiser` whose `supports_kv_cache` is true."""
 
@@ -590,6 +612,19 @@ def exact_cache_block(model: Denoiser) -> int | None:
     return (
         cast(KVCacheDenoiser, model).exact_cache_block if offers(model, KVCacheDenoiser) else None
     )
+
+
+def runs_whole_blocks(model: Denoiser) -> bool:
+    """Returns whether all positions of a block have to run together."""
+    return offers(model, WholeBlocks) and cast(WholeBlocks, model).runs_whole_blocks
+
+
+def edit_tokens(model: Denoiser) -> tuple[int | None, int | None]:
+    """Returns the ids with which a model deletes a token and splits a position, None if unknown."""
+    if not offers(model, EditTokens):
+        return None, None
+    able = cast(EditTokens, model)
+    return able.delete_token_id, able.split_token_id
 
 
 def noise_schedule(model: Denoiser) -> NoiseSchedule:

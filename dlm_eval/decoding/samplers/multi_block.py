@@ -68,7 +68,8 @@ class MultiBlock(Unmasking, name="multi_block"):
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "entropy"
     keeps_state: ClassVar[bool] = True
-    own_blocks: ClassVar[bool] = True
+    owns_blocks: ClassVar[bool] = True
+    takes_block_length: ClassVar[bool] = False
 
     def most_steps(self, n: int, steps: int) -> int | None:
         return n

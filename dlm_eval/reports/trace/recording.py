@@ -16,6 +16,7 @@ from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import DecodeSettings, TraceStep, fill_outcomes
+from dlm_eval.decoding.state import whole_blocks
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.trajectories import pieces
@@ -126,6 +127,8 @@ def aligned(
     """
     order = list(range(length))
     for step in steps:
+        if step.positions and step.positions[0] not in order:
+            order.insert(0, step.positions[0])
         for before, position in pairwise(step.positions):
             if position not in order:
                 order.insert(order.index(before) + 1, position)
@@ -173,9 +176,9 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
         raise UserError(f"--model {model.name}: {outcome.answer}")
     filling = dataclasses.replace(outcome.answer, seconds=outcome.seconds)
     resized = any(step.positions for step in steps)
+    extra = len(whole_blocks(canvas, model.block_length)) - len(canvas) if steps else 0
     if resized:
-        steps, inserted = aligned(steps, len(canvas), model.mask_id)
-    extra = 0 if resized or not steps else len(steps[0].tokens) - len(canvas)
+        steps, inserted = aligned(steps, len(canvas) + extra, model.mask_id)
     start = [
         model.mask_id if is_open else t
         for t, is_open in zip(canvas.tokens, canvas.open, strict=True)
