@@ -93,6 +93,10 @@ class Unmasking(Strategy):
         """
         return None
 
+    def stops(self, state: DecodeState) -> bool:
+        """Returns whether the block ends now, whatever `ends` says; open positions then stay open."""
+        return False
+
     def candidates(self, at: Ints) -> Ints:
         """Returns the positions that a step considers, a part of `at` [W], ascending."""
         return at
@@ -275,7 +279,7 @@ class Unmasking(Strategy):
 
     def _goes_on(self, state: DecodeState, block: Block, step: int, left: int) -> bool:
         """Returns whether the block, with `left` open positions, has another step."""
-        if state.exit != "full":
+        if state.exit != "full" or self.stops(state):
             return False
         if self.ends == "steps":
             return step < block.steps or (self.last_step_fills and left > 0)

@@ -17,6 +17,7 @@ from dlm_eval.models.config_tables import COUNT, FLAG, INDEX, NO, NUMBER, all_of
 from dlm_eval.models.family import BlockSettings, FamilySpec, OpenedCheckpoint, blocks_of
 from dlm_eval.models.loading import CheckpointFiles
 from dlm_eval.models.naming import Naming
+from dlm_eval.models.soft_inputs import SoftDenoiser
 from dlm_eval.models.weights import Pretrained
 
 # that all published checkpoints were trained with; used if config.json does not say
@@ -138,4 +139,5 @@ FAMILY = FamilySpec(
     causal_blocks=blocks_of("block_size", BLOCK_LENGTH),
     eos_tokens=("<|endoftext|>", "<|role_end|>"),
     mask_token="<|mask|>",
+    denoiser=lambda _: SoftDenoiser,
 )
