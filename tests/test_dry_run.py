@@ -253,6 +253,20 @@ def test_06_no_score_runs_more_rows(text: str) -> None:
     assert most_rows(model, Canvas.continuation([1], []), estimator) == 0
 
 
+@pytest.mark.parametrize(
+    "text", ["auto", "uniform,max_forwards=5", "uniform,max_forwards=9", "duo,max_forwards=7"]
+)
+def test_06_no_score_under_uniform_noise_runs_more_rows(text: str) -> None:
+    model, estimator = load_model("toy", **TOY, process="uniform"), parse_estimator(text)
+    for n, greedy in ((1, False), (3, True), (7, True)):
+        canvas = Canvas.continuation(model.encode("abc"), model.encode("fedcbaf")[:n], f"k{n}")
+        most = most_rows(model, canvas, estimator, greedy)
+        assert rows_of(model, ScoreJob(canvas, estimator, 0, greedy)) == most
+    settings = resolve({"strategy": "ancestral", "steps": 4, "samples": 3})
+    hole = Canvas.completion(model.encode("ab"), 6, "key")
+    assert rows_of(model, FillJob(hole, settings, 0)) == most_forwards(model, hole, settings) == 15
+
+
 PLUGIN = """
 from dataclasses import dataclass
 from dlm_eval.decoding import Unmasking, highest

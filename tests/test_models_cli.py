@@ -14,6 +14,8 @@ import test_models_blocks
 import test_models_ddlm
 import test_models_diffusiongemma
 import test_models_diffusionllm
+import test_models_uniform_state
+import test_samplers_dream_reasoner
 
 from dlm_eval.cli import main
 from dlm_eval.models import known_families, packaged_asset
@@ -50,6 +52,8 @@ BUILT: dict[str, Callable[[Path], Any]] = {
     "diffusiongemma": test_models_diffusiongemma.saved,
     "generic": generic,
     "nemotron": test_models_blocks.nemotron,
+    "duo": test_models_uniform_state.checkpoint,
+    "dreamreasoner": test_samplers_dream_reasoner.checkpoint,
     "fastdllm": test_models_blocks.fastdllm,
     "tiny": lambda folder: packaged_asset("tiny"),
 }

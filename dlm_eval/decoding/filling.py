@@ -43,7 +43,8 @@ def fill(
         canvases: what to fill. Their rows share batches; no answer depends on other canvases.
         strategy: name of a strategy (`dlm-eval ls strategies`), or `path/to/file.py:Class`. None is
             the default of the model's process: 'confidence' for masked models, 'rewrite' for
-            'uniform', 'euler' for 'gaussian', 'renoise' for 'canvas'.
+            'uniform' ('ancestral' if the model is told the noise level), 'euler' for 'gaussian',
+            'renoise' for 'canvas'.
         steps, block_length, temperature: see `DecodeSettings`.
         seed: of the canvases' own random numbers.
         engine: runs the rows; by default one with default budgets.
@@ -59,7 +60,7 @@ def fill(
     given: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     if temperature != 0:
         given["temperature"] = temperature
-    settings = resolve({"strategy": default_strategy(model.process)}, {**given, **options})
+    settings = resolve({"strategy": default_strategy(model.process, model)}, {**given, **options})
     fillings = []
     for outcome in fill_outcomes(engine or Engine(model), canvases, settings, seed, trace=trace):
         if isinstance(outcome.answer, SampleError):

@@ -153,6 +153,16 @@ class Strategy:
         """Raises UserError if the strategy does not work with `model`."""
         if model.process not in self.processes:
             raise not_for(self, model.process)
+        if (reason := self.why_not(model)) is not None:
+            raise UserError(
+                f"decode strategy '{self.name}' is not for {model.name}: {reason}; use "
+                f"{default_strategy(model.process, model)}"
+            )
+
+    @classmethod
+    def why_not(cls, model: Denoiser) -> str | None:
+        """Returns why the strategy does not work with a model of one of its processes, or None."""
+        return None
 
     @property
     def is_random(self) -> bool:
@@ -215,9 +225,14 @@ def strategies_for(process: str) -> list[type[Strategy]]:
     return [cls for cls in dict.fromkeys(known) if process in cls.processes]
 
 
-def default_strategy(process: str) -> str:
-    """Returns the name of the default strategy for models of `process`."""
-    return strategies_for(process)[0].name
+def default_strategy(process: str, model: Denoiser | None = None) -> str:
+    """Returns the name of the default strategy: the first one for `process`, and for `model` if it
+    is known.
+    """
+    fitting = strategies_for(process)
+    if model is not None:
+        fitting = [cls for cls in fitting if cls.why_not(model) is None]
+    return fitting[0].name
 
 
 def users_of(option: str) -> list[str]:

@@ -93,6 +93,10 @@ class Unmasking(Strategy):
         """
         return None
 
+    def stops(self, state: DecodeState) -> bool:
+        """Returns whether the block ends now, whatever `ends` says; open positions then stay open."""
+        return False
+
     def candidates(self, at: Ints) -> Ints:
         """Returns the positions that a step considers, a part of `at` [W], ascending."""
         return at
@@ -222,15 +226,14 @@ class Unmasking(Strategy):
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
-        if self.resizes == "within_blocks":
-            if model.block_length is None or settings.block_length not in (
-                None,
-                model.block_length,
-            ):
-                raise UserError(
-                    f"decode strategy '{self.name}' inserts and deletes within the blocks of a "
-                    "block-causal model; it needs such a model, and leave block_length out"
-                )
+        whole = model.block_length is not None and (
+            settings.block_length in (None, model.block_length)
+        )
+        if self.resizes == "within_blocks" and not whole:
+            raise UserError(
+                f"decode strategy '{self.name}' inserts and deletes within the blocks of a "
+                "block-causal model; it needs such a model, and leave block_length out"
+            )
         if self.owns_blocks and model.block_length is not None:
             raise UserError(
                 f"decode strategy '{self.name}' divides the hole into blocks by itself; "
@@ -315,7 +318,7 @@ class Unmasking(Strategy):
 
     def _goes_on(self, state: DecodeState, block: Block, step: int, left: int) -> bool:
         """Returns whether the block, with `left` open positions, has another step."""
-        if state.exit != "full":
+        if state.exit != "full" or self.stops(state):
             return False
         if self.ends == "steps":
             return step < block.steps or (self.last_step_fills and left > 0)

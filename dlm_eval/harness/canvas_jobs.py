@@ -30,7 +30,7 @@ from dlm_eval.harness.results import Record, document_keys
 from dlm_eval.harness.shard import Shard
 from dlm_eval.harness.trajectories import TokenTexts, trajectory
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
-from dlm_eval.likelihood import TaskEstimators, windows
+from dlm_eval.likelihood import Estimator, TaskEstimators, windows
 from dlm_eval.likelihood.target import merge
 from dlm_eval.models.denoiser import Denoiser, read_ahead
 from dlm_eval.rng import digest
@@ -245,9 +245,13 @@ class CanvasJobs:
         text = cut_at(text, record.details["until"])
         return FilledText.of(text, filling)
 
+    def _estimator(self, task: str) -> Estimator:
+        """Returns the estimator of a task, for the process of the model."""
+        return self.options.estimator.for_task(task).for_process(self.model)
+
     def _ends_early(self, task: str) -> bool:
         """Returns whether sampling for `task` stops once the best choice is clear."""
-        estimator = self.options.estimator.for_task(task)
+        estimator = self._estimator(task)
         return estimator.error_rate is not None and task in self.options.by_order
 
     def _weigh(self, prepared: Prepared, record: Record) -> None:
@@ -255,7 +259,7 @@ class CanvasJobs:
         n = sum(prepared.canvas.open)
         record.truncated += prepared.truncated
         record.tokens += n
-        record.budget += self.options.estimator.for_task(record.task).budget(n)
+        record.budget += self._estimator(record.task).budget(n)
 
     def _note(self, score: Score, record: Record) -> None:
         record.score = score
@@ -267,11 +271,11 @@ class CanvasJobs:
         # lm-eval's acc_norm divides by the characters of a choice, without the delimiter before it.
         lengths = tuple(max(1, len(choice.args[1].removeprefix(" "))) for choice in choices)
         whole = tuple(prepared.canvas for prepared in canvases)
-        estimator = self.options.estimator.for_task(choices[0].task_name or "")
+        estimator = self._estimator(choices[0].task_name or "")
         return QuestionJob(whole, estimator, self.options.seed, lengths)
 
     def _score_job(self, prepared: Prepared, greedy: bool, task: str) -> ScoreJob:
-        alone = self.options.estimator.for_task(task).without_question()
+        alone = self._estimator(task).without_question()
         return ScoreJob(prepared.canvas, alone, self.options.seed, greedy)
 
 

@@ -76,6 +76,7 @@ class DecodeOptions:
         default_length: number of open positions if no length is set.
         process: the model's process, which determines the default strategy.
         family: the model's family, for presets of a whole family.
+        strategy: the model's default strategy; empty for that of its process.
     """
 
     user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -83,6 +84,7 @@ class DecodeOptions:
     default_length: int = DEFAULT_LENGTH
     process: str = "absorbing"
     family: str = ""
+    strategy: str = ""
 
     @classmethod
     def of(
@@ -92,7 +94,8 @@ class DecodeOptions:
         facts = model.describe()
         checkpoint, family = (str(facts.get(name) or "") for name in ("checkpoint", "family"))
         length = default_length or min(DEFAULT_LENGTH, max(1, model.max_length // 2))
-        return cls(user, checkpoint, length, model.process, family)
+        strategy = default_strategy(model.process, model)
+        return cls(user, checkpoint, length, model.process, family, strategy)
 
     def __post_init__(self) -> None:
         known = user_keys(self.user)
@@ -125,7 +128,7 @@ class DecodeOptions:
             own = {key: value for key, value in own.items() if key in LENGTH_KEYS}
         elif self.user.get("preset") is not None:  # one preset replaces another whole
             own.pop("preset", None)
-        base = {"strategy": default_strategy(self.process)}
+        base = {"strategy": self.strategy or default_strategy(self.process)}
         named = [self._named(layer, task) for layer in (own, self.user)]
         ours, theirs = (expand(layer).get("strategy") for layer in named)
         if theirs not in (None, ours):  # another strategy comes without the options of the task's

@@ -50,7 +50,7 @@ ESTIMATORS: Registry[Estimator] = Registry(
     "dlm_eval.estimators",
     modules=[
         f"dlm_eval.likelihood.{name}"
-        for name in ("auto", "exact", "chains", "masks", "duel", "authors")
+        for name in ("auto", "exact", "chains", "masks", "duel", "authors", "uniform")
     ],
 )
 
@@ -127,11 +127,27 @@ class Estimator:
 
         By default, models that mask tokens are supported.
         """
-        if model.process != "absorbing":
+        if model.process == "absorbing":
+            return
+        if is_told_noise(model):
             raise UserError(
-                f"{model.name}: no likelihood estimator is known for a '{model.process}' process; "
-                "only models that mask tokens ('absorbing') can be scored"
+                f"estimator '{self.name}' hides tokens behind a mask, which {model.name} does not "
+                "have; use auto, uniform or duo"
             )
+        raise UserError(
+            f"{model.name}: no likelihood estimator is known for a '{model.process}' process; "
+            "only models that mask tokens ('absorbing') and uniform-state models that are told the "
+            "noise level can be scored"
+        )
+
+    def for_process(self, model: Denoiser) -> Estimator:
+        """Returns the estimator that is used for the process of `model`: itself (`auto` has another
+        one for uniform noise).
+
+        Raises:
+            UserError: a setting has no meaning for that process.
+        """
+        return self
 
     def prepare(self, model: Denoiser, canvas: Canvas) -> Canvas:
         """Returns the canvas that is scored in place of `canvas`."""
@@ -252,6 +268,13 @@ class Estimator:
             upper_stderr=bounds.upper_error.stderr,
             bracket=bounds.bracket,
         )
+
+
+def is_told_noise(model: Denoiser) -> bool:
+    """Returns whether `model` undoes uniform noise and is told how much there is."""
+    from dlm_eval.models.denoiser import NoiseLevels, offers
+
+    return model.process == "uniform" and offers(model, NoiseLevels)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,15 @@ from dlm_eval.engine.rows import Outcome, Program, together
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.likelihood.duel import reveal
 from dlm_eval.likelihood.early import Rounds, race
-from dlm_eval.likelihood.estimator import MAX_FORWARDS, EarlyStopping, Estimator, parse_estimator
+from dlm_eval.likelihood.estimator import (
+    MAX_FORWARDS,
+    EarlyStopping,
+    Estimator,
+    is_told_noise,
+    parse_estimator,
+)
 from dlm_eval.likelihood.target import Target, block_noise, check_canvas, merge, targets
+from dlm_eval.likelihood.uniform import written_greedily
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.rng import Noise
 
@@ -156,6 +163,7 @@ def score_program(
         SampleError: in the program: the model cannot score the canvas, or it returned NaN.
     """
     estimator.check_model(model)
+    estimator = estimator.for_process(model)
     if estimator.needs_question:
         raise UserError(
             "estimator stop_at_error_rate needs all choices of a question: it is for multiple "
@@ -192,7 +200,7 @@ def _score(
     program = _estimate(parts, estimator, noise)
     if not greedy:
         return replace((yield from program), rows=sum(part.rows for part in parts))
-    programs: list[Program[Any]] = [program, _greedy(parts)]
+    programs: list[Program[Any]] = [program, _greedy(parts, noise)]
     found: Score
     found, same = yield from together(programs)
     return replace(found, rows=sum(part.rows for part in parts), greedy=same)
@@ -205,6 +213,7 @@ def most_rows(model: Denoiser, canvas: Canvas, estimator: Estimator, greedy: boo
         SampleError, UserError: as `score_program`.
     """
     estimator.check_model(model)
+    estimator = estimator.for_process(model)
     canvas = estimator.prepare(model, canvas)
     if (fault := check_canvas(model, canvas)) is not None:
         raise fault
@@ -248,9 +257,13 @@ def _sum(programs: Sequence[Program[Score]]) -> Program[Score]:
     return merge((yield from together(programs)))
 
 
-def _greedy(parts: Sequence[Target]) -> Program[bool]:
+def _greedy(parts: Sequence[Target], noise: Noise) -> Program[bool]:
     """Returns whether the model would have written the target, block after block."""
-    for part in parts:
+    for part, own in zip(parts, block_noise(noise, len(parts)), strict=True):
+        if part.model is not None and is_told_noise(part.model):
+            if not (yield from written_greedily(part, own)):
+                return False
+            continue
         _, same = yield from reveal(part, "confidence", stop_at_mismatch=True)
         if not same:
             return False
@@ -285,6 +298,7 @@ def question_program(
             answer.
     """
     estimator.check_model(model)
+    estimator = estimator.for_process(model)
     if lengths is not None and (len(lengths) != len(canvases) or min(lengths, default=1) <= 0):
         raise UserError(
             f"lengths {list(lengths)} are not allowed; one above 0 is needed for each of "
@@ -319,7 +333,7 @@ def _settled(
     assert estimator.error_rate is not None
     raced: Program[Any] = race(choices, lengths, estimator.error_rate)
     # At the same time as the race, so that rows that both need run once.
-    asked = [_greedy(choice.parts) for choice in choices] if greedy else []
+    asked = [_greedy(choice.parts, noise) for choice in choices] if greedy else []
     _, *found = yield from together([raced, *asked])
     sames: Sequence[bool | None] = found if greedy else [None] * len(choices)
     return [

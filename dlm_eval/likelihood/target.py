@@ -98,6 +98,24 @@ class Target:
         self.asked[tokens.tobytes(), b"" if plain is None else plain.tobytes(), time] = row.passes
         return row
 
+    def noisy_row(
+        self,
+        noisy: Ints,
+        reader: LogitsOp,
+        payload: NDArray[Any],
+        head: Callable[..., Any],
+        time: float,
+    ) -> ForwardRow:
+        """Returns the row in which the tokens to score are `noisy` [n], and counts it in `asked`.
+
+        All n are read. The other arguments are those of `row`.
+        """
+        tokens = self.tokens.copy()
+        tokens[self.places] = noisy
+        row = ForwardRow(tokens, self.places, reader, payload, head=head, time=time)
+        self.asked[tokens.tobytes(), b"", time] = row.passes
+        return row
+
     @property
     def rows(self) -> int:
         """Number of forward passes of the distinct sequences so far."""

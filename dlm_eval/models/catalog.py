@@ -58,6 +58,7 @@ class Checkpoint:
         equal_ids: special tokens that its mask may be the same id as: bos, eos, pad.
         chat: whether it was tuned to follow instructions through its chat template.
         options: defaults of the adapter's options (`pretrained`, `revision`, ...).
+        source: where the facts were read, if not on the authors' own page.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Checkpoint:
     equal_ids: tuple[str, ...] = ()
     chat: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
 
 @cache

@@ -396,6 +396,42 @@ class ConcreteScores(Protocol):
         ...
 
 
+class NoiseLevels(Protocol):
+    """A denoiser of process 'uniform' that is told how noisy its text is (Duo).
+
+    It was trained to undo uniform noise (`models.uniform_state`), so that it has a likelihood bound
+    and a reverse step. `schedule` is the noise that it was trained with, with alpha = exp(-sigma).
+    """
+
+    schedule: NoiseSchedule
+
+    def logits_at(
+        self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor
+    ) -> Tensor:
+        """Returns float32 logits of the text at wanted positions, at total noise `time` [B]."""
+        ...
+
+
+class SoftInputs(Protocol):
+    """A denoiser that reads mixtures of tokens (`models.soft_inputs`)."""
+
+    def soft_logits(
+        self,
+        tokens: Tensor,
+        valid: Tensor | None,
+        positions: Tensor | None,
+        inputs: Tensor,
+        time: Tensor | None = None,
+    ) -> Tensor:
+        """Returns float32 logits at wanted positions.
+
+        Args:
+            inputs: [B, L, 2 k] the k tokens of each position's mixture, then their probabilities; 0
+                where the position's own token is read.
+        """
+        ...
+
+
 class LogitsOp(Protocol):
     """What is read from logits. It is hashable: rows with equal ones are read together."""
 

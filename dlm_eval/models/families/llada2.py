@@ -34,7 +34,8 @@ from dlm_eval.models.family import (
 )
 from dlm_eval.models.loading import CheckpointFiles
 from dlm_eval.models.naming import Naming
-from dlm_eval.models.transformer import TransformersDenoiser, real_positions
+from dlm_eval.models.soft_inputs import SoftDenoiser
+from dlm_eval.models.transformer import real_positions
 from dlm_eval.models.weights import Pretrained
 
 # that all published checkpoints were trained with; used if config.json does not say
@@ -115,7 +116,7 @@ class BlockRoutedForCausalLM(Llada2ForCausalLM):
                 module.gate = BlockRouter(config)
 
 
-class Llada2Denoiser(TransformersDenoiser):
+class Llada2Denoiser(SoftDenoiser):
     """A LLaDA2 checkpoint.
 
     Attributes:

@@ -7,15 +7,20 @@ conditionals agree with each other, so every reveal order gives the same likelih
 disturbs them by a fixed function of what is revealed, as a trained network would, so that orders
 disagree and bounds have a gap.
 
+With `process=uniform` the same chain is seen through uniform noise: every token is random with
+probability 1 - alpha. The model gives each token's distribution given the others (leave-one-out),
+which makes the bound of `models.uniform_state` tight.
+
 Shape letters: B = rows, L = positions, V = vocabulary without the special tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import Attention, Process
+from dlm_eval.models.denoiser import NO_MASK, Attention, LogLinear, NoiseSchedule, Process
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 Floats = NDArray[np.float64]
@@ -38,12 +43,14 @@ class ToySettings:
         seed: of the chain.
         inconsistency: disturbance of the conditionals (standard deviation of logits).
         max_length: positions of a sequence at most.
+        process: absorbing (open positions hold the mask) or uniform (random tokens, told how many).
     """
 
     vocab: int = 6
     seed: int = 0
     inconsistency: float = 0.0
     max_length: int = 512
+    process: Literal["absorbing", "uniform"] = "absorbing"
 
 
 class Toy:
@@ -55,6 +62,7 @@ class Toy:
     block_length = None
     process: Process = "absorbing"
     device = "cpu"
+    bos_id: int | None
 
     def __init__(self, settings: ToySettings) -> None:
         for name, least, most in (
@@ -114,18 +122,20 @@ class Toy:
             logs[:, 0] = 0.0  # padding positions need some distribution; nobody reads it
             logs[:length] = self._conditionals(row[:length])
             rows.append(logs)
-        out = torch.from_numpy(np.stack(rows)).float()
-        if positions is None:
-            return out
-        return out[positions.cpu()] if positions.dtype == torch.bool else out[:, positions.cpu()]
+        return _wanted(torch.from_numpy(np.stack(rows)).float(), positions)
 
-    def _conditionals(self, row: NDArray[np.int64]) -> Floats:
-        """Returns [L, vocab_size] log p(token at i | the revealed tokens other than i)."""
+    def _conditionals(self, row: NDArray[np.int64], alpha: float = 1.0) -> Floats:
+        """Returns [L, vocab_size] log p(token at i | the revealed tokens other than i).
+
+        Args:
+            row: [L] tokens.
+            alpha: probability that a token is the true one; else it is a random one.
+        """
         length, v = len(row), self.letters
         evidence = np.ones((length, v))
         for i, token in enumerate(row):
             if token < v:
-                evidence[i] = np.arange(v) == token
+                evidence[i] = alpha * (np.arange(v) == token) + (1 - alpha) / v
         left, right = np.empty((length, v)), np.ones((length, v))
         left[0] = self.start
         for i in range(1, length):
@@ -148,6 +158,38 @@ class Toy:
         )
 
 
+class UniformToy(Toy):
+    """The chain under uniform noise; all ids are letters or eos."""
+
+    process: Process = "uniform"
+    schedule: NoiseSchedule = LogLinear()
+
+    def __init__(self, settings: ToySettings) -> None:
+        super().__init__(settings)
+        self.name = f"{self.name[:-1]}, process uniform)"
+        self.vocab_size, self.mask_id, self.bos_id = self.letters, NO_MASK, None
+        self.pad_id = self.eos_ids[0]
+
+    def logits_at(
+        self, tokens: Tensor, valid: Tensor | None, positions: Tensor | None, time: Tensor
+    ) -> Tensor:
+        """Returns log p(token | the noisy tokens at other positions) at total noise `time` [B]."""
+        rows = []
+        for i, row in enumerate(tokens.cpu().numpy()):
+            length = len(row) if valid is None else int(valid[i].sum())
+            logs = np.zeros((len(row), self.vocab_size))
+            logs[:length] = self._conditionals(row[:length], math.exp(-float(time[i])))
+            rows.append(logs)
+        return _wanted(torch.from_numpy(np.stack(rows)).float(), positions)
+
+
+def _wanted(out: Tensor, positions: Tensor | None) -> Tensor:
+    """Returns the wanted positions of `out` [B, L, V] (see `Denoiser.logits`)."""
+    if positions is None:
+        return out
+    return out[positions.cpu()] if positions.dtype == torch.bool else out[:, positions.cpu()]
+
+
 def load(settings: ToySettings) -> Toy:
     """Returns the toy denoiser."""
-    return Toy(settings)
+    return (UniformToy if settings.process == "uniform" else Toy)(settings)
