@@ -13,7 +13,10 @@ other texts, not the distance from MAUVE of infinitely many.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.canvas import FilledText
@@ -57,10 +60,27 @@ def mauve(items: Sequence[Features]) -> float:
 
     if len(items) < 2:
         return math.nan
-    found = compute_mauve(
-        p_features=np.stack([item.of_real for item in items]),
-        q_features=np.stack([item.of_sample for item in items]),
-        seed=SEED,
-        verbose=False,
-    )
+    with _silent():
+        found = compute_mauve(
+            p_features=np.stack([item.of_real for item in items]),
+            q_features=np.stack([item.of_sample for item in items]),
+            seed=SEED,
+            verbose=False,
+        )
     return float(found.mauve)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Discards what faiss writes to the standard error while it clusters: a line for each clustering
+    of few texts, hundreds in all, which no setting turns off.
+    """
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -267,7 +267,8 @@ def _layout(logged: Logged) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
     A text that is empty has no place.
     """
-    start, places = [PROMPT] * bool(logged.prompt), list[int]()
+    start = [PROMPT] * bool(logged.prompt)
+    places: list[int] = []
     length = len(logged.tokens) // (len(logged.between) + 1)
     for number in range(len(logged.between) + 1):
         places += range(len(start), len(start) + length)
