@@ -14,7 +14,7 @@ GROUPS = {
     "arc": ("arc_challenge*", "arc_easy*"),
     "bbh": ("bbh*", "leaderboard_bbh*"),
     "gpqa": ("gpqa*", "leaderboard_gpqa*"),
-    "gsm8k": ("gsm8k", "gsm8k_c*", "gsm8k_llada", "gsm8k_platinum*"),
+    "gsm8k": ("gsm8k", "gsm8k_c*", "gsm8k_llada", "gsm8k_platinum*", "gsm8k_wedlm"),
     "hellaswag": ("hellaswag*",),
     "humaneval": (
         "humaneval",
@@ -23,6 +23,8 @@ GROUPS = {
         "humaneval_64*",
         "humaneval_chat*",
         "humaneval_llada",
+        "humaneval_wedlm",
+        "humaneval_plus_wedlm",
     ),
     "ifeval": ("ifeval*", "leaderboard_ifeval*"),
     "lambada": ("lambada*",),
