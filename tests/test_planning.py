@@ -220,6 +220,15 @@ def test_documents_with_several_holes_one_hole_and_none_at_all(tmp_path: Path) -
     assert errors[2] == "" and "between is 'None'" in errors[3]
 
 
+def test_an_error_names_its_task_once(tmp_path: Path) -> None:
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"gaps": ["x"]}))
+    wrong = HOLES.replace("{length: 1,", "{length: oracle, reference: gaps,")
+    (tmp_path / "holes.yaml").write_text(wrong)
+    with pytest.raises(UserError, match="'length' must be the number of tokens") as caught:
+        load_tasks([str(tmp_path / "holes.yaml")])
+    assert str(caught.value).count("task '") == 1
+
+
 def test_wrong_settings_of_several_holes_are_one_line() -> None:
     for infill in (
         {"length": "oracle", "reference": "output", "between": "gaps"},

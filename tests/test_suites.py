@@ -195,6 +195,40 @@ def test_lm_evals_models_get_no_decode_settings_of_the_suite(tmp_path: Path) -> 
     assert plan(tmp_path, model="tiny-ar", decode="steps=3").runs[0].settings.decode
 
 
+def test_lm_evals_models_get_the_number_of_tokens_of_an_entry(tmp_path: Path) -> None:
+    """Also that of its preset; the user's own generation settings replace it, or stand beside it."""
+    rows = [
+        {"entry": f"e{n}", "task": "demo_word_problem", "decode": decode}
+        for n, decode in enumerate(
+            [{"gen_length": 12, "steps": 2}, {"preset": "dream_base_sudoku"}, {"steps": 2}]
+        )
+    ]
+    path = write(tmp_path, entries=rows)
+
+    def given(**more: Any) -> list[Any]:
+        made = plan_suite({"suite": path, "model": "tiny-ar", **more})
+        assert not any(run.settings.decode for run in made.runs)
+        return [dict(run.settings.gen_kwargs) for run in made.runs]
+
+    assert given() == [{"max_gen_toks": 12}, {"max_gen_toks": 24}, {}]
+    assert given(gen_kwargs={"top_p": 0.9})[0] == {"max_gen_toks": 12, "top_p": 0.9}
+    assert given(gen_kwargs={"max_gen_toks": 5}) == [{"max_gen_toks": 5}]
+    (first, _, _) = evaluate(suite=path, model="tiny-ar", limit=1)["runs"]
+    assert first["configs"]["demo_word_problem"]["generation_kwargs"]["max_gen_toks"] == 12
+
+
+def test_without_a_template_examples_are_no_turns(tmp_path: Path) -> None:
+    """--apply_chat_template false also takes back the entry's fewshot_as_multiturn, which needs one."""
+    own = {"num_fewshot": 1, "apply_chat_template": True, "fewshot_as_multiturn": True}
+    path = write(tmp_path, **with_entry(**own))
+    (one,) = plan_suite({"suite": path}).runs
+    assert one.settings.fewshot_as_multiturn and one.settings.apply_chat_template
+    (one,) = plan_suite({"suite": path, "apply_chat_template": False}).runs
+    assert not one.settings.fewshot_as_multiturn and not one.settings.apply_chat_template
+    with pytest.raises(UserError, match="fewshot_as_multiturn needs"):
+        plan_suite({"suite": path, "apply_chat_template": False, "fewshot_as_multiturn": True})
+
+
 def test_a_difference_in_standard_errors_by_hand() -> None:
     entry = Entry("one", "t", protocol="same")
     known = Outcome(entry, "acc", "none", 0.6, 0.05, 100, 100, 50.0)
@@ -332,13 +366,14 @@ def test_ls_show_and_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         {"entry": "a", "task": "demo_code_infill"}, {"entry": "b", "task": "demo_choice", "code": True},
         {"entry": "c", "task": "demo_choice", "decode": {"steps": 2}, "metric": "f1", "filter": "strict"},
         {"entry": "d", "task": "demo_story_infill", "estimator": "exact"},
+        {"entry": "e", "task": "demo_story_infill", "decode": {"lengths": [4, 8]}},
     ])  # fmt: skip
     assert main(["validate", wrong]) == 1
     said = capsys.readouterr().out
     for reason in (
         "a: its task runs generated code; say code: true", "b: code is true, and its task runs no generated code",
         "c: decode is for tasks that generate", "c: metric 'f1' is not one of acc", "c: filter 'strict' is not one of none",
-        "d: estimator is for tasks that score",
+        "d: estimator is for tasks that score", "e: decode lengths are tried, and its task tells the length",
     ):  # fmt: skip
         assert reason in said
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -40,8 +40,6 @@ SYSTEM = {"role": "system", "content": "Answer."}
 class Denoisers:
     """Families, named checkpoints, and files with a model's code."""
 
-    unused: Collection[str] = ()
-
     def names(self) -> set[str]:
         return {*known_families(), *checkpoints()}
 
@@ -72,6 +70,9 @@ class Denoisers:
         options = DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process)
         check_requests(options, tasks)
         check_drafts(options, tasks)
+
+    def entry_conditions(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(own)
 
     def entry_arguments(self, arguments: Mapping[str, Any], entry: str) -> Mapping[str, Any]:
         return arguments

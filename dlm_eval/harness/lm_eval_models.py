@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from dlm_eval.decoding.presets import preset_settings, presets
 from dlm_eval.errors import UserError
 from dlm_eval.harness.baseline import Baseline
 from dlm_eval.harness.infill import begins_with_draft
-from dlm_eval.harness.model_kind import OF_DENOISERS, Loaded, refuse_settings
+from dlm_eval.harness.model_kind import OF_DENOISERS, Loaded, refuse_settings, without
 from dlm_eval.harness.plan import CountedRequests, DryRun, Found, Plan, TaskPlan
 from dlm_eval.harness.results import Record, is_in_shard
 from dlm_eval.harness.run_settings import RunSettings
@@ -27,8 +28,6 @@ from dlm_eval.workers.texts import TextInProcess, TextModel, batch_rows
 
 class LmEvalModels:
     """The models of lm-eval's registry, and the packaged baselines, which `hf` loads."""
-
-    unused: Collection[str] = OF_DENOISERS
 
     def names(self) -> set[str]:
         import lm_eval.models  # noqa: F401
@@ -49,6 +48,12 @@ class LmEvalModels:
                 f"--tasks {name} begins with a draft that the model revises in place, which only "
                 f"diffusion models do; --model '{settings.model}' writes after a prompt: leave it out"
             )
+
+    def entry_conditions(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the decode settings the number of tokens is left, under lm-eval's name."""
+        length = _length_of(own.get("decode") or {})
+        asked = {} if length is None else {"gen_kwargs": {"max_gen_toks": length}}
+        return {**without(own, OF_DENOISERS), **asked}
 
     def entry_arguments(self, arguments: Mapping[str, Any], entry: str) -> Mapping[str, Any]:
         return arguments
@@ -109,6 +114,13 @@ class LmEvalModels:
         devices = 1 if baseline.is_remote else dry.devices()
         tasks = tuple(plans.values())
         return Plan(baseline.checkpoint, "texts", tasks, devices, dry.journal_path)
+
+
+def _length_of(decode: Mapping[str, Any]) -> int | None:
+    """Returns the `gen_length` of decode settings, or of their preset; None without one."""
+    preset = str(decode.get("preset", ""))
+    whole = {**(preset_settings(preset) if preset in presets() else {}), **decode}
+    return None if whole.get("gen_length") is None else int(whole["gen_length"])
 
 
 def _options(settings: RunSettings) -> TextOptions:

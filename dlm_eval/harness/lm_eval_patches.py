@@ -547,21 +547,24 @@ def before_filters(tasks: Sequence[Any], answered: Callable[[], None]) -> None:
 
 def bounded_chat_template(lm: Any, name: str) -> None:
     """Limits time and memory for the chat template of one of lm-eval's models that has a
-    transformers tokenizer.
+    transformers tokenizer, and says what to do without one.
 
-    Upstream: `HFLM.apply_chat_template` renders a checkpoint's template without limits.
+    Upstream: `HFLM.apply_chat_template` renders a checkpoint's template without limits. Without one
+    transformers' message does not name the option.
     """
     from jinja2 import TemplateError
     from transformers import PreTrainedTokenizerBase
 
-    from dlm_eval.errors import SampleError
-    from dlm_eval.models.chat import render_chat
+    from dlm_eval.errors import SampleError, UserError
+    from dlm_eval.models.chat import NO_TEMPLATE, render_chat
 
     tokenizer = vars(lm).get("tokenizer")  # `dummy` would load one at the first look
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return
 
     def apply_chat_template(messages: Any, tokenize: bool = False, **options: Any) -> Any:
+        if not tokenizer.chat_template and not options.get("chat_template"):
+            raise UserError(f"'{name}': {NO_TEMPLATE}")
         try:
             text = render_chat(tokenizer, messages, name, **options)
         except SampleError as error:

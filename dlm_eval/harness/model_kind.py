@@ -79,13 +79,7 @@ class Loaded:
 
 
 class ModelKind(Protocol):
-    """One kind of models.
-
-    Attributes:
-        unused: settings of a suite's entry that mean nothing to models of this kind.
-    """
-
-    unused: Collection[str]
+    """One kind of models."""
 
     def names(self) -> Collection[str]:
         """Returns the names that --model takes."""
@@ -111,6 +105,12 @@ class ModelKind(Protocol):
         """
         ...
 
+    def entry_conditions(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the settings of a suite's entry in a form for models of this kind; what means
+        nothing to them is left out.
+        """
+        ...
+
     def entry_arguments(self, arguments: Mapping[str, Any], entry: str) -> Mapping[str, Any]:
         """Returns --model_args of a suite for one of its entries.
 
@@ -126,6 +126,11 @@ class ModelKind(Protocol):
             UserError: a run would refuse the model, a task or its data.
         """
         ...
+
+
+def without(own: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Returns settings without those of `names`."""
+    return {key: value for key, value in own.items() if key not in names}
 
 
 def refuse_settings(settings: RunSettings, names: Collection[str], why: str) -> None:

@@ -12,7 +12,7 @@ import glob
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -22,7 +22,7 @@ from lm_eval.api.model import LM
 from lm_eval.utils import hash_string
 
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.harness.model_kind import OF_DENOISERS, Loaded, refuse_settings
+from dlm_eval.harness.model_kind import OF_DENOISERS, Loaded, refuse_settings, without
 from dlm_eval.harness.plan import DryRun, Plan, TaskPlan, count_documents
 from dlm_eval.harness.requests import UnbuiltPrompt
 from dlm_eval.harness.results import Record, document_number, records_of
@@ -97,8 +97,6 @@ class RecordedOptions:
 class RecordedAnswers:
     """`--model recorded`."""
 
-    unused: Collection[str] = (*OF_DENOISERS, *MEANINGLESS)
-
     def names(self) -> set[str]:
         return {NAME}
 
@@ -112,6 +110,9 @@ class RecordedAnswers:
 
     def check_tasks(self, settings: RunSettings, tasks: Mapping[str, Any]) -> None:
         pass  # a likelihood is refused when it is asked for
+
+    def entry_conditions(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        return without(own, (*OF_DENOISERS, *MEANINGLESS))
 
     def entry_arguments(self, arguments: Mapping[str, Any], entry: str) -> Mapping[str, Any]:
         """Returns the options with the entry's file if `answers` is a folder: ENTRY.jsonl,

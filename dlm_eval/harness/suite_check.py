@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlm_eval.harness.code_tasks import ways
+from dlm_eval.harness.infill import InfillTask
 from dlm_eval.harness.suites import Entry
 
 LIKELIHOOD = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
@@ -24,6 +25,11 @@ def problems(entry: Entry, loaded: Mapping[str, Any]) -> Iterator[str]:
         yield "repeats are for tasks that generate text"
     if conditions.decode and "generate_until" not in kinds:
         yield "decode is for tasks that generate text"
+    if (conditions.decode or {}).get("lengths") and any(map(_tells_length, tasks.values())):
+        yield (
+            "decode lengths are tried, and its task tells the length (infill length oracle), also to"
+            " a model that takes no decode settings; take a task with a fixed length"
+        )
     if conditions.estimator and not kinds & set(LIKELIHOOD):
         yield "estimator is for tasks that score likelihoods"
     runs_code = bool(ways(tasks))
@@ -42,6 +48,10 @@ def problems(entry: Entry, loaded: Mapping[str, Any]) -> Iterator[str]:
         pipelines = {f.name for task in tasks.values() for f in getattr(task, "_filters", ())}
         if entry.filter not in pipelines:
             yield f"filter '{entry.filter}' is not one of {', '.join(sorted(pipelines))}"
+
+
+def _tells_length(task: Any) -> bool:
+    return isinstance(task, InfillTask) and "oracle" in task.infill.length
 
 
 def _metrics(task: Any) -> Iterator[str]:

@@ -258,13 +258,14 @@ def _runs(
 def effective(entry: Entry, model: str, overridden: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the run settings of an entry: its own, overridden by the user's.
 
-    The user's decode settings are merged with the entry's, unless they name another preset. What
-    means nothing to the kind of model is left out.
+    The user's decode settings are merged with the entry's, unless they name another preset. The
+    kind of model says what the entry's mean to it. Without a chat template there are no turns.
     """
-    unused = kind_of(model).unused
-    own = {key: value for key, value in entry.conditions.given().items() if key not in unused}
+    own = kind_of(model).entry_conditions(entry.conditions.given())
+    if not overridden.get("apply_chat_template", True):
+        own.pop("fewshot_as_multiturn", None)
     merged = {**own, **overridden}
-    for key in ("decode", "metadata"):
+    for key in ("decode", "gen_kwargs", "metadata"):
         theirs, users = own.get(key) or {}, overridden.get(key) or {}
         if theirs and users and "preset" not in users:
             merged[key] = {**theirs, **users}

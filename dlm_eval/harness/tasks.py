@@ -312,9 +312,9 @@ def _build(manager: Any, spec: Any) -> list[Any]:
         with task_code():
             loaded = manager.load(_made(spec, manager) if isinstance(spec, Mapping) else [spec])
     except UserError as error:
-        raise (
-            error if str(error).startswith("--tasks") else UserError(f"task '{name}': {error}")
-        ) from error
+        if str(error).startswith(("--tasks", f"task '{name}'")):
+            raise
+        raise UserError(f"task '{name}': {error}") from error
     except KeyError as error:
         raise UserError(
             f"task '{name}': its dataset has no split, configuration or column {error}"

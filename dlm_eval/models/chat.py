@@ -127,6 +127,10 @@ if __name__ == "__main__":
 # -- the process that renders ----------------------------------------------------------------------
 
 
+NO_TEMPLATE = (
+    "this checkpoint has no chat template; run without --apply_chat_template (with --suite: "
+    "--apply_chat_template false), or choose an instruct checkpoint"
+)
 LONGEST_TEMPLATE = 2**20  # characters
 # a rendering waits for a processor too; longer than this, it counts as hanging
 WALL_SECONDS = 120.0

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any
 
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.chat import render_chat
+from dlm_eval.models.chat import NO_TEMPLATE, render_chat
 from dlm_eval.models.config_tables import check_config
 from dlm_eval.models.denoiser import NO_MASK
 from dlm_eval.models.loading import LARGEST_JSON, CheckpointFiles, LoadSettings, first_line, locate
@@ -173,10 +173,7 @@ class TokenizerInfo:
             SampleError: the template refuses this conversation.
         """
         if not self.chat_templates:
-            raise UserError(
-                "this checkpoint has no chat template; run without --apply_chat_template (with "
-                "--suite: --apply_chat_template false), or choose an instruct checkpoint"
-            )
+            raise UserError(NO_TEMPLATE)
         options = {} if template is None else {"chat_template": self.chat_templates[template]}
         return render_chat(
             self.tokenizer, messages, self.name, add_generation_prompt=add_generation_prompt,
