@@ -226,8 +226,8 @@ class DecodeState:
         Args:
             at: [W] positions, ascending.
             query: what to read.
-            tokens: [L] tokens that replace the canvas' own (a draft, or masks to verify). Such a
-                row runs whole, without a KV cache.
+            tokens: [L] tokens that replace the canvas' own (a draft, or masks to verify), or fewer,
+                if the model is not to see the end. Such a row runs whole, without a KV cache.
             payload: [W, ...] input of the query's op; None: the random numbers of this step.
 
         Raises:
@@ -252,6 +252,7 @@ class DecodeState:
             hidden[0] &= not self.model.needs_bos  # the model predicts nothing without it
             unguided = np.where(hidden, self.model.mask_id, self.tokens)[:end]
         shown = (self.tokens if tokens is None else tokens)[:end].copy()
+        unguided = None if unguided is None else unguided[: len(shown)]
         cached = {}
         if query.head is None and tokens is None:
             cached = self.cache.part(shown, self.open[:end], at, self.block_positions)
