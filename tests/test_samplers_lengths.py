@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from harness_tasks import write_tasks
 from torch import Tensor
 
+from dlm_eval import evaluate
 from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding import TraceStep, describe_strategy, fill, fill_program, resolve
 from dlm_eval.decoding.checkpoints import State
@@ -27,6 +29,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models import load_model
 from dlm_eval.models.families.llada2 import BlockRouter, route_blocks
 from dlm_eval.models.families.toy import Toy, ToySettings
+from dlm_eval.reports.trace.logged import find_logged
 from dlm_eval.reports.trace.recording import record
 from dlm_eval.reports.trace.terminal import lines
 from dlm_eval.rng import Noise
@@ -472,6 +475,54 @@ def test_a_trace_shows_all_positions(name: str, shared: Path) -> None:
         assert len(shown.start) > len(canvas) or name == INDEL
         json.dumps(shown.plain(), allow_nan=False)
         assert len(list(lines(shown, False))) > len(shown.steps)
+
+
+# -- in a run --------------------------------------------------------------------------------------
+
+RUN = {
+    "strategy": "daedal", "max_gen_length": 20, "expansion_factor": 3, "eos_check_tokens": 4,
+    "low_conf_threshold": 0.5, "block_length": 4, "early_exit": False,
+}  # fmt: skip
+
+
+def test_a_run_of_texts_that_grow(tmp_path: Path) -> None:
+    """Plan, result, trajectories, their trace, and the journal: all have the answer as long as it became."""
+    (tmp_path / "tasks").mkdir()
+    settings: dict[str, Any] = {
+        "include_path": str(write_tasks(tmp_path / "tasks")), "bootstrap_iters": 0, "decode": RUN,
+        "model_args": {"vocab": 6, "inconsistency": 0.5}, "verbosity": "ERROR",
+        "output_path": str(tmp_path / "out"), "log_trajectories": True, "log_samples": True,
+    }  # fmt: skip
+    plan = evaluate("toy", ["t_write"], dry_run=True, **settings)
+    first = evaluate("toy", ["t_write"], **settings)
+    cost, planned = first["dlm_eval"]["cost"]["t_write"], plan["tasks"]["t_write"]
+    assert planned["forwards"] >= cost["forwards"] and planned["tokens"] == 20 * cost["requests"]
+    samples = first["samples"]["t_write"]
+    lengths = [len(sample["trajectory"][0]["tokens"]) for sample in samples]
+    assert max(lengths) == 20 and min(lengths) > 8  # the task asks for 8
+    again = evaluate("toy", ["t_write"], **settings)
+    assert again["dlm_eval"]["cost"]["total"]["device_rows"] == 0
+    assert [s["trajectory"] for s in again["samples"]["t_write"]] == [
+        s["trajectory"] for s in samples
+    ]
+    found = find_logged(str(tmp_path / "out"))
+    for logged, length in zip(found.trajectories("t_write"), lengths, strict=True):
+        shown = found.recording(logged)
+        assert len(shown.open) == length and len(list(lines(shown, False))) > len(shown.steps)
+
+
+@pytest.mark.full
+def test_devices_do_not_change_texts_that_grow(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    settings: dict[str, Any] = {
+        "include_path": str(write_tasks(tmp_path / "tasks")), "bootstrap_iters": 0, "decode": RUN,
+        "model_args": {"vocab": 6, "inconsistency": 0.5}, "verbosity": "ERROR",
+    }  # fmt: skip
+    one, two = (
+        evaluate("toy", ["t_write"], devices=devices, **settings)["samples"]["t_write"]
+        for devices in ("cpu:1", "cpu:2")
+    )
+    assert [s["filtered_resps"] for s in one] == [s["filtered_resps"] for s in two]
 
 
 # -- what is refused -------------------------------------------------------------------------------
