@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from harness_tasks import write_tasks
 from torch import Tensor
 
+from dlm_eval import evaluate
 from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding import TraceStep, describe_strategy, fill, fill_program, resolve
 from dlm_eval.decoding.checkpoints import State
@@ -27,6 +29,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models import load_model
 from dlm_eval.models.families.llada2 import BlockRouter, route_blocks
 from dlm_eval.models.families.toy import Toy, ToySettings
+from dlm_eval.reports.trace.logged import find_logged
 from dlm_eval.reports.trace.recording import record
 from dlm_eval.reports.trace.terminal import lines
 from dlm_eval.rng import Noise
@@ -131,6 +134,66 @@ def test_daedal_grows_as_long_as_no_end_is_in_sight(sure: float, lengths: list[i
     wanted = model.eos_ids[0] if sure > 0.5 else 1
     assert set(filling.tokens) == {wanted} and len(filling.tokens) == lengths[-1]
     assert filling.forwards == len(lengths)
+
+
+# -- iLLaDA's var_generate -------------------------------------------------------------------------
+
+
+def var_generate_by_hand(
+    model: Any, prompt: list[int], length: int, block: int, steps: int, think: list[int],
+    boost: float, power: float,
+) -> list[int]:  # fmt: skip
+    """LLaDA's decoder on one block after the other, the text ending with the block; `boost` at the first mask."""
+    text = list(prompt)
+    for _ in range(length // block):
+        text += [model.mask_id] * block
+        for step in range(steps):
+            masks = [i for i, token in enumerate(text) if token == model.mask_id]
+            logits = model.logits(torch.tensor([text]))[0]
+            said, answer = False, text[len(prompt) :]
+            for i in range(len(answer) - len(think) + 1):
+                said = said or answer[i : i + len(think)] == think
+            if think and boost and not said and masks:
+                wanted = think[0]
+                for known in range(1, len(think)):
+                    if (
+                        masks[0] - len(prompt) >= known
+                        and text[masks[0] - known : masks[0]] == think[:known]
+                    ):
+                        wanted = think[known]
+                share = (masks[0] - len(prompt) + 1) / length
+                logits[masks[0], wanted] += boost * share**power
+            count = block // steps + (step < block % steps)
+            surest = logits.softmax(-1).max(-1).values
+            order = sorted(masks, key=lambda i: -float(surest[i]))
+            for i in order[:count]:
+                text[i] = int(logits[i].argmax())
+    return text[len(prompt) :]
+
+
+def test_var_generate_is_its_plain_procedure(shared: Path) -> None:
+    """And it is not the decoder that sees all masks."""
+    model, rng = loaded("llada", shared / "goldens" / "llada"), np.random.default_rng(2)
+    others = boosted = 0
+    for number in range(12):
+        prompt = rng.integers(0, 298, int(rng.integers(2, 12))).tolist()
+        block = int(rng.choice([4, 6, 8]))
+        steps, length = int(rng.integers(1, block + 1)), block * int(rng.integers(2, 4))
+        think = rng.integers(0, 298, int(rng.integers(1, 4))).tolist() if number % 2 else []
+        boost, power = float(rng.choice([3.0, 30.0])), float(rng.choice([1.0, 2.0]))
+        options: dict[str, Any] = {"block_length": block, "steps_per_block": steps}
+        ends = {"end_think_token_ids": tuple(think), "end_think_logit_boost": boost}
+        ends["end_think_boost_power"] = power
+        filling, _ = traced(
+            model, prompt, length, "var_generate", early_exit=False, **options, **ends
+        )
+        expected = var_generate_by_hand(model, prompt, length, block, steps, think, boost, power)
+        assert list(filling.tokens) == expected
+        assert filling.forwards == steps * (length // block)
+        plain, _ = traced(model, prompt, length, "confidence", early_exit=False, **options)
+        others += list(plain.tokens) != expected
+        boosted += any(expected[i : i + len(think)] == think for i in range(length)) and bool(think)
+    assert others >= 6 and boosted >= 2
 
 
 # -- LLaDA2.2's decoder ----------------------------------------------------------------------------
@@ -350,16 +413,20 @@ def asked(shared: Path, name: str) -> tuple[Any, dict[str, Any], list[Canvas]]:
             "high_conf_threshold": 0.8, "low_conf_threshold": 0.5, "eos_token_id": 112,
             "eos_confidence_threshold": 0.05, "logits_temp": 1 / 3, "early_exit": False,
         }  # fmt: skip
+    elif name == "var_generate":
+        model = loaded("llada", shared / "goldens" / "llada")
+        options = {"temperature": 0.7, "block_length": 4, "end_think_token_ids": (7, 8)}
+        options |= {"end_think_logit_boost": 4.0, "guidance": 0.5}
     else:
         model = routed(shared)
         options = {"edit_threshold": 0.2, "max_post_edit_steps": 4, "delete_token_id": 147}
         options["split_token_id"] = 8
     prompts = [rng.integers(0, 270, int(n)).tolist() for n in rng.integers(2, 14, 5)]
-    canvases = [Canvas.completion(prompt, 8 + 2 * i) for i, prompt in enumerate(prompts)]
+    canvases = [Canvas.completion(prompt, 8 + 4 * i) for i, prompt in enumerate(prompts)]
     return model, {"strategy": name, **options}, canvases
 
 
-@pytest.mark.parametrize("name", ["daedal", INDEL])
+@pytest.mark.parametrize("name", ["daedal", "var_generate", INDEL])
 def test_an_answer_depends_on_no_other_canvas(name: str, shared: Path) -> None:
     model, options, canvases = asked(shared, name)
     alone = [fill(model, [canvas], **options)[0] for canvas in canvases]
@@ -373,8 +440,9 @@ def test_an_answer_depends_on_no_other_canvas(name: str, shared: Path) -> None:
         assert most is not None and filling.forwards <= most
 
 
-def test_daedal_is_resumed_after_any_step(shared: Path) -> None:
-    model, options, canvases = asked(shared, "daedal")
+@pytest.mark.parametrize("name", ["daedal", "var_generate"])
+def test_a_half_filled_canvas_is_resumed(name: str, shared: Path) -> None:
+    model, options, canvases = asked(shared, name)
     settings = resolve(options)
     for canvas in canvases[:2]:
         states: list[State] = []
@@ -384,12 +452,12 @@ def test_daedal_is_resumed_after_any_step(shared: Path) -> None:
 
         request = FillRequest(model, canvas, settings, Noise.of(canvas, 0), offer=offer)
         whole = Engine(model).drive([fill_program(request)])[0].answer
-        assert any(len(state.positions) for state in states)
+        assert len(states) > 2 and any(state.positions for state in states) == (name == "daedal")
         for state in list(states)[::3]:
             stored = State.of(json.loads(json.dumps(vars(state))))
             assert stored == state and fits(model, canvas, settings, stored)
             again = Engine(model).drive([fill_program(replace(request, begun=stored))])[0].answer
-            assert again == whole
+            assert same(again) == same(whole)
 
 
 def test_indel_says_why_it_is_begun_anew() -> None:
@@ -409,6 +477,54 @@ def test_a_trace_shows_all_positions(name: str, shared: Path) -> None:
         assert len(list(lines(shown, False))) > len(shown.steps)
 
 
+# -- in a run --------------------------------------------------------------------------------------
+
+RUN = {
+    "strategy": "daedal", "max_gen_length": 20, "expansion_factor": 3, "eos_check_tokens": 4,
+    "low_conf_threshold": 0.5, "block_length": 4, "early_exit": False,
+}  # fmt: skip
+
+
+def test_a_run_of_texts_that_grow(tmp_path: Path) -> None:
+    """Plan, result, trajectories, their trace, and the journal: all have the answer as long as it became."""
+    (tmp_path / "tasks").mkdir()
+    settings: dict[str, Any] = {
+        "include_path": str(write_tasks(tmp_path / "tasks")), "bootstrap_iters": 0, "decode": RUN,
+        "model_args": {"vocab": 6, "inconsistency": 0.5}, "verbosity": "ERROR",
+        "output_path": str(tmp_path / "out"), "log_trajectories": True, "log_samples": True,
+    }  # fmt: skip
+    plan = evaluate("toy", ["t_write"], dry_run=True, **settings)
+    first = evaluate("toy", ["t_write"], **settings)
+    cost, planned = first["dlm_eval"]["cost"]["t_write"], plan["tasks"]["t_write"]
+    assert planned["forwards"] >= cost["forwards"] and planned["tokens"] == 20 * cost["requests"]
+    samples = first["samples"]["t_write"]
+    lengths = [len(sample["trajectory"][0]["tokens"]) for sample in samples]
+    assert max(lengths) == 20 and min(lengths) > 8  # the task asks for 8
+    again = evaluate("toy", ["t_write"], **settings)
+    assert again["dlm_eval"]["cost"]["total"]["device_rows"] == 0
+    assert [s["trajectory"] for s in again["samples"]["t_write"]] == [
+        s["trajectory"] for s in samples
+    ]
+    found = find_logged(str(tmp_path / "out"))
+    for logged, length in zip(found.trajectories("t_write"), lengths, strict=True):
+        shown = found.recording(logged)
+        assert len(shown.open) == length and len(list(lines(shown, False))) > len(shown.steps)
+
+
+@pytest.mark.full
+def test_devices_do_not_change_texts_that_grow(tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    settings: dict[str, Any] = {
+        "include_path": str(write_tasks(tmp_path / "tasks")), "bootstrap_iters": 0, "decode": RUN,
+        "model_args": {"vocab": 6, "inconsistency": 0.5}, "verbosity": "ERROR",
+    }  # fmt: skip
+    one, two = (
+        evaluate("toy", ["t_write"], devices=devices, **settings)["samples"]["t_write"]
+        for devices in ("cpu:1", "cpu:2")
+    )
+    assert [s["filtered_resps"] for s in one] == [s["filtered_resps"] for s in two]
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 
@@ -420,6 +536,8 @@ def test_a_trace_shows_all_positions(name: str, shared: Path) -> None:
         ({"strategy": "daedal", "max_gen_length": 64, "cache": "dual"}, "no approximate cache"),
         ({"strategy": "daedal", "max_gen_length": 64, "steps": 4}, "steps is not used"),
         ({"strategy": INDEL}, "needs such a model"),
+        ({"strategy": "var_generate", "cache": "prefix"}, "no approximate cache"),
+        ({"strategy": "var_generate", "end_think_token_ids": (999,)}, r"end_think_token_ids '\[999\]'"),
     ],
 )  # fmt: skip
 def test_what_a_full_attention_model_refuses(
@@ -434,6 +552,7 @@ def test_what_a_full_attention_model_refuses(
     ("options", "message"),
     [
         ({"strategy": "daedal", "max_gen_length": 64}, "needs full attention"),
+        ({"strategy": "var_generate"}, "needs full attention"),
         ({"strategy": INDEL}, "names no tokens that delete and split"),
         ({"strategy": INDEL, "delete_token_id": 3, "split_token_id": 3}, "another id"),
         ({"strategy": INDEL, "delete_token_id": 283, "split_token_id": 3}, "not the mask"),

@@ -188,6 +188,12 @@ class Strategy:
         """
         return None
 
+    def most_open(self, canvas: Canvas) -> int:
+        """Returns the maximum number of positions that are written: those that are open, and those by
+        which the text can grow.
+        """
+        return sum(canvas.open)
+
     def why_no_checkpoint(self, process: str) -> str | None:
         """Returns why a half-filled canvas cannot be resumed, or None."""
         return f"process '{process}'"

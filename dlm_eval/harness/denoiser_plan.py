@@ -33,8 +33,10 @@ class CanvasCount:
         most = [self._most(job) if answer is None else answer.rows for _, answer, job in asked]
         for rows, (key, answer, job) in zip(most, asked, strict=True):
             plan.tokens += _tokens(job, record)
-            plan.longest = max(plan.longest, len(job.canvas))
-            plan.most_open = max(plan.most_open, sum(job.canvas.open))
+            most_open = _most_open(job)
+            length = len(job.canvas) - sum(job.canvas.open) + most_open
+            plan.longest = max(plan.longest, length)
+            plan.most_open = max(plan.most_open, most_open)
             if rows is None:
                 plan.unbounded += 1
                 continue
@@ -44,7 +46,7 @@ class CanvasCount:
                 begun = job.begun if isinstance(job, FillJob) else None
                 left = rows - (begun.state.forwards if begun is not None else 0)
                 plan.forwards_left += left
-                plan.positions_left += left * len(job.canvas)
+                plan.positions_left += left * length
 
     def _most(self, job: Counted) -> int | None:
         """Returns the maximum number of rows of a job; None if it is not known."""
@@ -64,11 +66,18 @@ class CanvasCount:
         return most_rows(self.model, job.canvases[place], job.estimator)
 
 
+def _most_open(job: Counted) -> int:
+    """Returns the positions of a job that are scored, or written at most."""
+    if isinstance(job, FillJob):
+        return job.settings.strategy.most_open(job.canvas)
+    return sum(job.canvas.open)
+
+
 def _tokens(job: Counted, record: Record) -> int:
     """Returns the tokens of a request: those to score, or to write at most."""
     if isinstance(job, QuestionJob):
         return sum(job.canvases[record.details["choice"]].open)
-    return sum(job.canvas.open)
+    return _most_open(job)
 
 
 def measured(

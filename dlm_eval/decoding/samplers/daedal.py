@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from torch import Tensor
 
+from dlm_eval.canvas import Canvas
 from dlm_eval.decoding.draw import Draw, without
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import NONE, Bools, Edit, Floats, Ints, Query, StepState
@@ -142,6 +143,9 @@ class Daedal(Unmasking, name="daedal"):
                 "eos_token_id"
             )
         return model.eos_ids[0] if self.eos_token_id is None else self.eos_token_id
+
+    def most_open(self, canvas: Canvas) -> int:
+        return max(sum(canvas.open), self.max_gen_length)
 
     def most_steps(self, n: int, steps: int) -> int | None:
         # Each step grows the hole, or writes a token. Only the step that reaches the maximum cuts
