@@ -119,6 +119,28 @@ class Toy:
             return out
         return out[positions.cpu()] if positions.dtype == torch.bool else out[:, positions.cpu()]
 
+    @property
+    def supports_layouts(self) -> bool:
+        """Whether rows may have a layout."""
+        return True
+
+    def logits_in_layout(
+        self, tokens: Tensor, positions: Tensor, places: Tensor, visible: Tensor
+    ) -> Tensor:
+        """Returns logits at wanted positions (see `LayoutDenoiser.logits_in_layout`).
+
+        A position predicts its place in the text that the tokens which it sees reveal.
+        """
+        found = []
+        for i, column in positions.cpu().nonzero().tolist():
+            seen = visible[i, column].cpu()
+            place, token = places[i].cpu()[seen].numpy(), tokens[i].cpu()[seen].numpy()
+            text = np.full(int(place.max()) + 1, self.mask_id)
+            known = token != self.mask_id  # a mask says nothing beside a token at its place
+            text[place[known]] = token[known]
+            found.append(self._conditionals(text)[int(places[i, column])])
+        return torch.from_numpy(np.stack(found)).float()
+
     def _conditionals(self, row: NDArray[np.int64]) -> Floats:
         """Returns [L, vocab_size] log p(token at i | the revealed tokens other than i)."""
         length, v = len(row), self.letters
