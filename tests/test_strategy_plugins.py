@@ -193,12 +193,12 @@ def test_a_file_runs_from_the_command_line_and_in_workers(
     assert "kl_threshold" in shown and "nats by which the distribution may change" in shown
 
 
-# -- WINO: drafts are written at once, and taken back if the rest of the block doubts them ---------
+# -- drafts are written at once, and taken back if the rest of the block doubts them ---------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wino(Unmasking, name="wino"):
-    """draft above a low threshold, verify above a higher one with the drafts masked (WINO, arXiv 2507.18578)"""
+class Doubting(Unmasking, name="doubting"):
+    """draft above a low threshold, verify above a higher one with the drafts masked"""
 
     draft: float = option(0.2, least=0, most=1, help="least probability of a draft")
     verify: float = option(0.3, least=0, most=1, help="least probability that a draft keeps")
@@ -228,7 +228,7 @@ class Wino(Unmasking, name="wino"):
 def test_drafts_are_verified_in_the_same_step(tiny: Any) -> None:
     model, canvas, steps = tiny, Canvas.completion(prompts(tiny)[2], 16), []
     found = fill(
-        model, [canvas], "wino", draft=0.5, verify=0.9, trace=lambda _, step: steps.append(step)
+        model, [canvas], "doubting", draft=0.5, verify=0.9, trace=lambda _, step: steps.append(step)
     )[0]
     assert len(found.tokens) == 16 and min(found.tokens) >= 0
     assert any(step.erased for step in steps)
@@ -240,7 +240,9 @@ def test_drafts_are_verified_in_the_same_step(tiny: Any) -> None:
             p for p, is_open in enumerate(step.open) if not is_open and p >= len(prompts(tiny)[2])
         }
     kept = []
-    fill(model, [canvas], "wino", draft=0.5, verify=0.0, trace=lambda _, step: kept.append(step))
+    fill(
+        model, [canvas], "doubting", draft=0.5, verify=0.0, trace=lambda _, step: kept.append(step)
+    )
     assert len(kept) <= len(steps) and not any(step.erased for step in kept)
 
 
@@ -364,7 +366,7 @@ def test_what_a_growing_canvas_cannot_have_is_refused() -> None:
 
 
 def test_a_plug_in_is_listed_and_never_the_default() -> None:
-    assert describe_strategies()["wino"].startswith("draft above a low threshold")
+    assert describe_strategies()["doubting"].startswith("draft above a low threshold")
     assert fill(crooked(), [Canvas.completion([1], 2)])[0].forwards == 2
 
 

@@ -17,10 +17,13 @@ from dlm_eval.decoding.step import NONE, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategies import highest
 from dlm_eval.decoding.unmasking import Ends, Unmasking
 from dlm_eval.engine import ForwardRow, Output
+from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.options import option, value_error
+from dlm_eval.printable import counted
 
 ANSWER_LENGTH = 5  # positions; a constant in the authors' code
+BEHIND = 2  # positions from the last constraint to the answer in the authors' evaluation
 EARLY, MID = 0.33, 0.67  # shares of the steps where the phases end
 
 
@@ -45,15 +48,20 @@ class Prophet(Unmasking, name="prophet"):
     0.67, and after. All open positions of the canvas then get their candidates.
 
     Steps that change nothing (quota 0) are steps here too, as the phase depends on them, but run no
-    forward at temperature 0. The authors' `constraints` are given tokens of the canvas: blocks count
-    them, as in the authors' code.
+    forward at temperature 0. The authors' constraints are `constraints_text`, or given tokens of the
+    canvas; blocks count both, as in their code. Two words whose tokens overlap are an error here.
     """
 
     answer_start: int | None = option(
         None,
         least=0,
-        help="position of the answer, counted from the first open one; None: decoding never ends "
-        "early",
+        help="position of the answer, counted from the first open one; None: two behind the last "
+        "constraint, and without constraints decoding never ends early",
+    )
+    constraints_text: str = option(
+        "",
+        help="texts that are written at positions of the hole before the first step, as "
+        "'200:The|201:answer|202:is'; each is encoded with a space before it",
     )
     early_exit_thresholds: tuple[float, ...] = option(
         (7.5, 5.0, 2.5), help="mean lead of the best logit that ends decoding early, mid and late"
@@ -68,6 +76,7 @@ class Prophet(Unmasking, name="prophet"):
         if len(self.early_exit_thresholds) != 3:
             shown = list(self.early_exit_thresholds)
             raise value_error("decode early_exit_thresholds", shown, "three numbers")
+        self._constraints()
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
@@ -82,32 +91,84 @@ class Prophet(Unmasking, name="prophet"):
         return True
 
     def most_steps(self, n: int, steps: int) -> int | None:
-        return steps if self.answer_start is not None else min(steps, n)
+        never = self.answer_start is None and not self.constraints_text
+        return min(steps, n) if never else steps
+
+    def memory(self, state: DecodeState) -> dict[int, int]:
+        """Returns the tokens of the constraints by position. They follow from the canvas alone."""
+        hole = np.nonzero(state.in_hole)[0]
+        found: dict[int, int] = {}
+        for place, text in self._constraints():
+            for position, token in enumerate(state.model.encode(f" {text}"), int(hole[0]) + place):
+                if position in found or position > hole[-1] or state.given[position]:
+                    raise SampleError(
+                        f"decode constraints_text: '{text}' does not fit at position {place} of the "
+                        f"hole, which has {counted(len(hole), 'position')}"
+                    )
+                found[position] = token
+        return found
 
     def step(
         self, state: DecodeState, view: StepState, op: Draw
     ) -> Generator[list[ForwardRow], list[Output], Edit]:
-        quota = even(len(state.block_positions), len(view.position), view.step, view.steps)
-        answer, open_ = self._answer(state), np.nonzero(state.open)[0]
+        fixed = np.array([*state.memory], dtype=np.int64)
+        first = Edit()  # the constraints, which the first row shows already
+        if len(fixed) and state.open[fixed].any():
+            first = Edit(fixed, np.array([*state.memory.values()]), np.zeros(len(fixed)))
+        block, mine = (np.setdiff1d(part, fixed) for part in (state.block_positions, view.position))
+        quota = even(len(block), len(mine), view.step, view.steps)
+        answer, open_ = self._answer(state), np.setdiff1d(np.nonzero(state.open)[0], fixed)
         if not len(open_) or not (quota or len(answer)):
-            return Edit()
-        at = np.union1d(open_, answer) if len(answer) else view.position
-        token, logprob, score, gap = yield from state.read(at, Query(WithGap(op)))
+            return first
+        at = np.union1d(open_, answer) if len(answer) else mine
+        token, logprob, score, gap = yield from self._read(state, at, Query(WithGap(op)), first)
         if len(answer) and gap[np.isin(at, answer)].mean() >= self._threshold(state):
             state.exit = "answer_gap"
             written = np.isin(at, open_)
         else:
-            written = np.isin(at, view.position)
+            written = np.isin(at, mine)
             written[written] = highest(score[written], quota)
-        return Edit(at[written], token[written], logprob[written])
+        return Edit(
+            np.concatenate([first.commit, at[written]]),
+            np.concatenate([first.token, token[written]]),
+            np.concatenate([first.logprob, logprob[written]]),
+        )
+
+    def _read(
+        self, state: DecodeState, at: Ints, query: Query, first: Edit
+    ) -> Generator[list[ForwardRow], list[Output], Output]:
+        """Returns what is read at `at` when the tokens of `first` are shown."""
+        if first.changes_nothing:
+            return (yield from state.read(at, query))
+        shown = state.tokens.copy()
+        shown[first.commit] = first.token
+        return (yield from state.run([state.row(at, query, tokens=shown)]))[0]
 
     def _answer(self, state: DecodeState) -> Ints:
         """Returns the positions whose logits decide; the canvas may end before the fifth."""
-        if self.answer_start is None:
-            return NONE
         hole = np.nonzero(state.in_hole)[0]
-        begin = int(hole[0]) + self.answer_start
+        if self.answer_start is not None:
+            begin = int(hole[0]) + self.answer_start
+        elif state.memory:
+            begin = max(state.memory) + BEHIND
+        else:
+            return NONE
         return np.arange(begin, max(begin, min(begin + ANSWER_LENGTH, int(hole[-1]) + 1)))
+
+    def _constraints(self) -> list[tuple[int, str]]:
+        """Returns position in the hole and text of each constraint.
+
+        Raises:
+            UserError: one has another form.
+        """
+        found = []
+        for part in filter(None, self.constraints_text.split("|")):
+            place, colon, text = part.partition(":")
+            if not (colon and place.strip().isdecimal() and text.strip()):
+                allowed = "POSITION:TEXT, several separated by |"
+                raise value_error("decode constraints_text", part, allowed)
+            found.append((int(place), text.strip()))
+        return found
 
     def _threshold(self, state: DecodeState) -> float:
         """Returns the threshold of the phase that this step belongs to."""

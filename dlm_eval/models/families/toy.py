@@ -124,6 +124,28 @@ class Toy:
             rows.append(logs)
         return _wanted(torch.from_numpy(np.stack(rows)).float(), positions)
 
+    @property
+    def supports_layouts(self) -> bool:
+        """Whether rows may have a layout."""
+        return True
+
+    def logits_in_layout(
+        self, tokens: Tensor, positions: Tensor, places: Tensor, visible: Tensor
+    ) -> Tensor:
+        """Returns logits at wanted positions (see `LayoutDenoiser.logits_in_layout`).
+
+        A position predicts its place in the text that the tokens which it sees reveal.
+        """
+        found = []
+        for i, column in positions.cpu().nonzero().tolist():
+            seen = visible[i, column].cpu()
+            place, token = places[i].cpu()[seen].numpy(), tokens[i].cpu()[seen].numpy()
+            text = np.full(int(place.max()) + 1, self.mask_id)
+            known = token != self.mask_id  # a mask says nothing beside a token at its place
+            text[place[known]] = token[known]
+            found.append(self._conditionals(text)[int(places[i, column])])
+        return torch.from_numpy(np.stack(found)).float()
+
     def _conditionals(self, row: NDArray[np.int64], alpha: float = 1.0) -> Floats:
         """Returns [L, vocab_size] log p(token at i | the revealed tokens other than i).
 
