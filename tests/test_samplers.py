@@ -60,6 +60,7 @@ SAMPLERS = [
     if STRATEGIES.find(name).__module__.startswith("dlm_eval.decoding.samplers.")
 ]
 EACH = pytest.mark.parametrize("name", SAMPLERS)
+UNBOUNDED = ("wino",)  # it takes tokens back as often as it likes
 HEAT = pytest.mark.parametrize("temperature", [0.0, 0.7])
 
 
@@ -98,7 +99,13 @@ def texts(model: Any) -> list[Canvas]:
 
 
 def given(name: str, **more: Any) -> dict[str, Any]:
-    return {"strategy": name, **OPTIONS.get(name, {}), "early_exit": False, **more}
+    options = {"strategy": name, **OPTIONS.get(name, {}), "early_exit": False, **more}
+    if more.get("temperature"):
+        try:
+            resolve(options)
+        except UserError:
+            pytest.skip("it takes the most probable tokens")
+    return options
 
 
 def plain(fillings: Any) -> list[Any]:
@@ -116,7 +123,8 @@ def test_answers_do_not_depend_on_batch_or_order(host: Any, name: str, temperatu
     canvases, options = texts(host), given(name, temperature=temperature)
     alone = plain(fill(host, [canvas], **options)[0] for canvas in canvases)
     assert any(filling.steps > 1 for filling in alone)
-    for engine in (Engine(host, batch_rows=2), Engine(host, memory_tokens=40), Engine(host)):
+    small = 40 if host.block_length is None else 140  # a row with a cache takes more
+    for engine in (Engine(host, batch_rows=2), Engine(host, memory_tokens=small), Engine(host)):
         assert plain(fill(host, canvases, engine=engine, **options)) == alone
     assert plain(fill(host, canvases[::-1], **options))[::-1] == alone
 
@@ -170,7 +178,7 @@ def test_no_filling_runs_more_rows_than_the_plan_says(host: Any, name: str) -> N
         most = most_forwards(host, canvas, settings)
         found = fill(host, [canvas], **given(name))[0].forwards
         assert most is None or found <= most
-        assert most is not None or name not in OPTIONS
+        assert (most is None) == (name in UNBOUNDED)
 
 
 @EACH

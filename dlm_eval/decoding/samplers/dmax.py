@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dlm_eval.canvas import Canvas
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.state import DecodeState
@@ -95,8 +96,12 @@ class SoftParallel(Unmasking, name="dmax"):
     def steps_when_full(self) -> int:
         return 2**20  # `stops` decides
 
-    def most_steps(self, n: int, steps: int) -> int | None:
-        return None
+    def most_forwards(
+        self, model: Denoiser, canvas: Canvas, settings: DecodeSettings
+    ) -> int | None:
+        size = model.block_length
+        assert size is not None  # `refuse_model` says so
+        return size * len({place // size for place in canvas.open_positions})
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
