@@ -225,7 +225,7 @@ def test_an_error_names_its_task_once(tmp_path: Path) -> None:
     wrong = HOLES.replace("{length: 1,", "{length: oracle, reference: gaps,")
     (tmp_path / "holes.yaml").write_text(wrong)
     with pytest.raises(UserError, match="'length' must be the number of tokens") as caught:
-        load_tasks([str(tmp_path / "holes.yaml")])
+        load_tasks(["holes"], include_path=str(tmp_path))
     assert str(caught.value).count("task '") == 1
 
 
