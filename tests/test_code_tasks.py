@@ -19,6 +19,7 @@ from dlm_eval.metrics.code import METRIC, pass_at_1
 from dlm_eval.metrics.code_answers import (
     continued,
     fenced,
+    humaneval_plus_documents,
     longest_valid,
     longest_valid_completions,
     needed,
@@ -45,7 +46,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tasks(folder):
-    return load_tasks([*HUMANEVAL, *MBPP, *CRUXEVAL], data_dir=folder)["tasks"]
+    return load_tasks(["humaneval_plus", *HUMANEVAL, *MBPP, *CRUXEVAL], data_dir=folder)["tasks"]
 
 
 def document(name: str) -> dict:
@@ -121,6 +122,29 @@ def test_tests_of_mbpp_plus_that_assert_nothing_can_fail():
     for tests, verdicts in ((MATCHES, [1.0, 1.0]), (doc["test"], [1.0, 0.0])):
         assert [pass_at_1([tests], [program]) for program in (right, wrong)] == verdicts
     assert list(plus_documents(datasets.Dataset.from_list([doc]))) == [doc]
+
+
+ZERO = """
+def _poly(xs, x):
+    return sum(coeff * x**i for i, coeff in enumerate(xs))
+
+def check(candidate):
+    inputs, results = [[[2, 1]], [[-6, 1]]], [-2.0, 6.0]
+    for i, (inp, exp) in enumerate(zip(inputs, results)):
+        assert _poly(*candidate(*inp), inp) <= 0.0001
+"""
+
+
+def test_the_test_of_humaneval_plus_that_nothing_passes(tasks):
+    """Problem 32's; EvalPlus's own judge asks whether the polynomial is 0 at the result."""
+    right, wrong = "    return -xs[0] / xs[1]\n", "    return xs[0] / xs[1] - 9\n"
+    doc = {
+        **data.PLUS, "prompt": "def find_zero(xs):\n", "entry_point": "find_zero", "test": ZERO,
+    }  # fmt: skip
+    (mended,) = humaneval_plus_documents(datasets.Dataset.from_list([doc]))
+    for given, verdicts in ((doc, [0.0, 0.0]), (dict(mended), [1.0, 0.0])):
+        found = scores("humaneval_plus", tasks["humaneval_plus"], [given] * 2, [right, wrong])
+        assert found == verdicts
 
 
 @pytest.mark.parametrize("name", ["mbpp", "mbpp_instruct", "mbpp_plus", "mbpp_plus_instruct"])

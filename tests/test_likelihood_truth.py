@@ -279,6 +279,17 @@ def test_small_budgets_know_their_error(toy: Toy, n: int, samples: int) -> None:
     assert 0.8 * values.std(ddof=1) < np.sqrt(np.mean(errors**2)) < 2 * values.std(ddof=1)
 
 
+def test_more_open_tokens_than_a_float_can_count_sets_of() -> None:
+    """C(1100, 550) is no float: `auto` ended with an OverflowError above 1030 open tokens."""
+    toy = Toy(ToySettings(max_length=2048))
+    canvas = Canvas.continuation([1], [2] * 1100)
+    (found,) = score(toy, [canvas], Auto(max_forwards=8))
+    (plain,) = score(toy, [canvas], MaskCount(max_forwards=64))
+    assert found.kind == plain.kind and found.stderr is not None and plain.stderr is not None
+    error = np.hypot(found.stderr, plain.stderr)
+    assert abs(found.logprob - plain.logprob) < 6 * error  # alpha = 2e-9 if the errors are right
+
+
 @pytest.mark.parametrize("n, samples", [(3, 7), (5, 16), (6, 8), (7, 32), (8, 4)])
 def test_auto_never_has_a_larger_error_than_k(toy: Toy, n: int, samples: int) -> None:
     """One-sided F-test of equal variances at alpha = 1e-3: 200 against 200 runs, critical ratio 1.55."""

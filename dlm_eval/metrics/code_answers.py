@@ -136,6 +136,8 @@ def _parsed(code: str) -> ast.Module | None:
 
 # -- documents -------------------------------------------------------------------------------------
 
+_SWAPPED = "_poly(*candidate(*inp), inp)"
+_ZERO = "abs(_poly(*inp, candidate(*inp)))"
 _UNUSED_VERDICT = "exact_match = exp == (out is not None)"
 
 
@@ -149,6 +151,15 @@ def plus_documents(docs: Any) -> Any:
     return docs.map(lambda doc: {"test": _asserted(doc["test"])})
 
 
+def humaneval_plus_documents(docs: Any) -> Any:
+    """Returns HumanEval+'s documents with tests that can be passed; a `process_docs` of task YAMLs.
+
+    The test of problem 32 (`find_zero`) unpacks the result in place of the polynomial, so that every
+    program fails. EvalPlus's own judge asks whether the polynomial is 0 there.
+    """
+    return docs.map(lambda doc: {"test": doc["test"].replace(_SWAPPED, _ZERO)})
+
+
 def _asserted(tests: str) -> str:
     if "assert exact_match" in tests:
         return tests
@@ -156,6 +167,11 @@ def _asserted(tests: str) -> str:
 
 
 # -- filters ---------------------------------------------------------------------------------------
+
+
+def completions(resps: Answers, docs: Docs) -> list[list[str]]:
+    """Returns HumanEval's prompt followed by each answer, as lm-eval's `build_predictions` does."""
+    return _each(resps, docs, lambda text, doc: doc["prompt"] + text)
 
 
 def continued_programs(resps: Answers, docs: Docs) -> list[list[str]]:

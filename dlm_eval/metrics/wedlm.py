@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import dropwhile
 from typing import Any
 
+from dlm_eval.metrics import code_answers
+
 Answers = Iterable[Sequence[str]]  # of each document
 Docs = Iterable[Mapping[str, Any]]
 
@@ -180,6 +182,11 @@ def humaneval_documents(docs: Any) -> Any:
     first = datasets.load_dataset("openai/openai_humaneval", split="test")[0]
     _, _, prompt = first["prompt"].partition("\n\n\n")  # without its import
     return docs.map(lambda doc: {"example": prompt + first["canonical_solution"]})
+
+
+def humaneval_plus_documents(docs: Any) -> Any:
+    """Returns HumanEval+'s documents with that example, and with tests that can be passed."""
+    return code_answers.humaneval_plus_documents(humaneval_documents(docs))
 
 
 def completions(resps: Answers, docs: Docs) -> list[list[str]]:

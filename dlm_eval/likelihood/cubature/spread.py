@@ -437,9 +437,12 @@ def _expected(n: int, others: int, power: int, gain: float) -> Floats:
     s = np.arange(others + 1, dtype=np.float64)
     damping = np.exp(-gain * s / (2 * n))
     if power == 0:
-        return np.diag(
-            damping**2 / np.array([math.comb(others, int(size)) for size in s], dtype=np.float64)
-        )
+        sets = [math.comb(others, int(size)) for size in s]
+        # Beyond the range of floats two sets are never equal (above 1030 tokens).
+        equal = [
+            d / n if n.bit_length() < 1000 else 0.0 for d, n in zip(damping**2, sets, strict=True)
+        ]
+        return np.diag(np.array(equal))
     # factorial moments of the number of tokens in both sets (hypergeometric)
     falling = [np.ones((others + 1, others + 1))]
     for order in range(3):
