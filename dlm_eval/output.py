@@ -130,17 +130,25 @@ class _StandardError(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+# transformers imports torchao wherever it is installed, which warns of what the machine lacks,
+# whether a model is quantized or not.
+UNASKED = ("torchao", "torch.utils._pytree")
+
+
 @contextmanager
 def log_to_stderr() -> Iterator[None]:
     """Shows a command's log on standard error, from the level that `set_verbosity` sets."""
     root, handler = logging.getLogger(), _StandardError()
-    level = root.level
+    levels = {logger: logger.level for logger in (root, *map(logging.getLogger, UNASKED))}
     root.addHandler(handler)
+    for name in UNASKED:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:
         root.removeHandler(handler)
-        root.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def set_verbosity(level: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -180,3 +181,15 @@ def test_a_bar_shows_while_large_weights_load(folder, monkeypatch, capfd):
     monkeypatch.setattr(weights, "QUIET_BELOW", 0)
     load_model("llada", pretrained=folder)
     assert "Loading weights: 100%" in capfd.readouterr().err
+
+
+def test_torchao_that_nobody_asked_for_says_nothing(tmp_path):
+    """transformers imports it wherever it is installed, in a fresh process with warnings."""
+    if importlib.util.find_spec("torchao") is None:
+        pytest.skip("torchao is not installed (pip install 'dlm_eval[quantization]')")
+    model = ["--model", "llada", "--model_args", f"pretrained={tmp_path / 'absent'}"]
+    command = [sys.executable, "-m", "dlm_eval", "run", *model, "--tasks", "demo_last_word"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("dlm-eval: error: ") and "absent" in line
