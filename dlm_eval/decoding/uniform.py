@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
-from dlm_eval.decoding.draw import Draw, inverse_cdf, restrict
+from dlm_eval.decoding.draw import CHUNK, Draw, inverse_cdf, restrict
 from dlm_eval.decoding.exits import EarlyExit, Halt, Halting
 from dlm_eval.decoding.samples import best_program, mean_logprob, repeat
 from dlm_eval.decoding.step import Bools, Floats, Ints, TraceStep
@@ -220,8 +220,17 @@ class ReverseDraw:
     kappa: float = 1.0
 
     def __call__(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
+        rows = max(1, CHUNK // logits.shape[-1])  # of float64 copies
+        parts = [
+            self._read(logits[start : start + rows], payload[start : start + rows])
+            for start in range(0, len(logits), rows)
+        ]
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def _read(self, logits: Tensor, payload: Tensor) -> tuple[Tensor, ...]:
         draw, present = self.draw, payload[:, 1].long()
-        own = restrict(draw.prepared(logits), draw.top_p, draw.top_k, draw.top_p_rule)
+        logits = draw.prepared(logits)
+        own = restrict(logits, draw.top_p, draw.top_k, draw.top_p_rule)
         step = log_p = own.log_softmax(-1).double()
         if self.now > 0:
             step = log_reverse(log_p, present, self.now, self.after)
@@ -231,7 +240,7 @@ class ReverseDraw:
             step = torch.logaddexp(step + math.log(self.kappa), again) if self.kappa else again
         drawn = replace(draw, logits_temp=1.0, top_p=1.0, top_k=0)  # they are in `log_p`
         token, logprob, _ = drawn(step, payload[:, 0])
-        standing = log_p.gather(-1, present[:, None]).squeeze(-1)
+        standing = logits.gather(-1, present[:, None]).squeeze(-1) - logits.logsumexp(-1)
         return token, logprob, standing.double()
 
 

@@ -59,7 +59,7 @@ class SoftDenoiser(TransformersDenoiser):
         rest = (1 - share.sum(-1, keepdim=True)).clamp(min=0)  # [N, 1]
         mixed = (parts * share[..., None]).sum(1) + mask * rest
         norm = (parts.norm(dim=-1) * share).sum(-1, keepdim=True) + mask.norm(dim=-1) * rest
-        mixed = mixed / (mixed.norm(dim=-1, keepdim=True) + TINY) * norm
+        mixed = mixed * (norm / (mixed.norm(dim=-1, keepdim=True) + TINY))
         found = found.clone()
         found[soft] = mixed.to(found.dtype)
         return found
