@@ -69,6 +69,7 @@ def written(name: str, doc: dict, code: str) -> str:
 
 def test_every_task_is_judged_in_the_sandbox(tasks):
     assert {name for name, way in ways(tasks).items() if way.sandboxed} == {
+        "humaneval_plus",
         *HUMANEVAL,
         *MBPP,
         *CRUXEVAL,

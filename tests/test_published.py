@@ -36,7 +36,7 @@ STOCK = {
     "gpqa_main_n_shot": "gpqa/n_shot/gpqa_main_n_shot", "gsm8k_cot": "gsm8k/gsm8k-cot",
     "gsm8k_cot_zeroshot": "gsm8k/gsm8k-cot-zeroshot", "gsm_plus": "gsm_plus/gsm_plus", "hellaswag": "hellaswag/hellaswag",
     "humaneval": "humaneval/humaneval", "humaneval_instruct": "humaneval/humaneval_instruct",
-    "humaneval_plus": "humaneval/humaneval_plus", "ifeval": "ifeval/ifeval",
+    "ifeval": "ifeval/ifeval",
     "minerva_math": "benchmarks/minerva_math",
     "mmlu": "mmlu/default/_mmlu",
     "mmlu_generative": "mmlu/generative/_mmlu", "mmlu_pro": "mmlu_pro/_mmlu_pro", "piqa": "piqa/piqa", "race": "race/race",
