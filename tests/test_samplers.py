@@ -156,6 +156,22 @@ def test_holes_inside_a_text_and_several_of_them_are_filled(tiny: Any, name: str
         assert BLANK not in found.tokens
 
 
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@EACH
+def test_approximate_caches_work_or_are_refused(tiny: Any, name: str, cache: str) -> None:
+    """Under Fast-dLLM's caches, too, no answer depends on its batch."""
+    try:
+        settings = given(name, cache=cache)
+        resolve(settings)
+    except UserError as error:
+        assert "cache" in str(error) and "\n" not in str(error)
+        return
+    canvases = texts(tiny)[:3]
+    alone = plain(fill(tiny, [canvas], **settings)[0] for canvas in canvases)
+    assert plain(fill(tiny, canvases, engine=Engine(tiny, batch_rows=2), **settings)) == alone
+    assert all(BLANK not in filling.tokens for filling in alone)
+
+
 # -- each ------------------------------------------------------------------------------------------
 
 

@@ -113,15 +113,13 @@ class Klass(Unmasking, name="klass"):
         sure = probability > self.conf_threshold
         if view.schedule is None:
             sure = probability >= self.conf_threshold
-        # The values that earlier blocks have left do not count.
         ready: Bools = sure & (largest < self.kl_threshold)
+        # Values that an earlier block has left in the history do not count.
         if view.step < self.kl_history_length - 1 or not ready.any():
             return highest(view.score, view.quota if view.schedule else 1)
-        ranks = {
-            "all": np.zeros(len(now)),
-            "max_conf": view.score,
-            "min_kl": -now,
-            "random": view.uniform("order") if self.is_random else now,
-        }
-        least = len(now) if self.unmask_strategy == "all" else 1
-        return ready & highest(np.where(ready, ranks[self.unmask_strategy], -np.inf), least)
+        if self.unmask_strategy == "all":
+            return ready
+        rank = view.uniform("order") if self.is_random else view.score
+        if self.unmask_strategy == "min_kl":
+            rank = -now
+        return highest(np.where(ready, rank, -np.inf), 1)
