@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlm_eval.decoding.draw import Draw, Measure
+from dlm_eval.decoding.draw import CHUNK, Draw, Measure
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Bools, Edit, Query, StepState
 from dlm_eval.decoding.strategies import highest
@@ -36,19 +36,31 @@ class WithDivergence:
     def __call__(
         self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor
     ) -> tuple[Tensor, ...]:
-        p = self.draw.prepared(logits).float().softmax(-1)
-        log_p = (p + TINY).log()
+        vocab = logits.shape[-1]
         if before is None:
-            before = log_p.new_zeros(len(log_p), log_p.shape[-1] + self.history)
-        last = before[:, : log_p.shape[-1]].masked_fill(~known[:, None], float(np.log(TINY)))
-        now = torch.linalg.vecdot(p, log_p - last)
-        ring = torch.cat([before[:, log_p.shape[-1] + 1 :], now[:, None]], -1)
-        return (
-            *self.draw(logits, payload),
-            now.double(),
-            ring.amax(-1).double(),
-            torch.cat([log_p, ring], -1),
-        )
+            before = logits.new_zeros(len(logits), vocab + self.history, dtype=torch.float32)
+        last = before[:, :vocab].masked_fill(~known[:, None], float(np.log(TINY)))
+        log_p, now = divergence(self.draw.prepared(logits), last)
+        ring = torch.cat([before[:, vocab + 1 :], now[:, None].float()], -1)
+        kept = torch.cat([log_p, ring], -1)
+        return *self.draw(logits, payload), now, ring.amax(-1).double(), kept
+
+
+def divergence(logits: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns log p [N, V] float32 of `logits` [N, V] and KL(p || last) [N] float64, nats.
+
+    Probabilities are float64, since small divergences are compared with each other.
+
+    Args:
+        logits: [N, V].
+        last: [N, V] float32 logarithms of the last probabilities.
+    """
+    rows, found = max(1, CHUNK // logits.shape[-1]), []
+    for part, before in zip(logits.split(rows), last.split(rows), strict=True):
+        p = part.double().softmax(-1)
+        log_p = (p + TINY).log().float()
+        found.append((log_p, torch.linalg.vecdot(p, (log_p - before).double())))
+    return torch.cat([log for log, _ in found]), torch.cat([now for _, now in found])
 
 
 @dataclass(frozen=True, kw_only=True)
