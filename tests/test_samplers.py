@@ -197,6 +197,21 @@ def test_klass_divergence_is_that_of_whole_distributions() -> None:
         assert np.allclose(logprob, np.log(p.max(-1)), atol=1e-6)
 
 
+def test_klass_tells_small_divergences_apart() -> None:
+    """`min_kl` compares them: float32 would lose a divergence of 1e-6 among near-certain tokens."""
+    rng, op = np.random.default_rng(3), WithDivergence(Draw(), 1)
+    first = rng.normal(scale=4, size=(20, 300)).astype(np.float32)
+    second = first + rng.normal(scale=2e-3, size=first.shape).astype(np.float32)
+    known, payload = torch.ones(20, dtype=torch.bool), torch.zeros(20)
+    *_, before = op(torch.tensor(first), payload, None, ~known)
+    *_, now, _, _ = op(torch.tensor(second), payload, before, known)
+    p, q = (torch.tensor(one).double().softmax(-1).numpy() for one in (second, first))
+    truth = (p * (np.log(p + 1e-12) - np.log(q + 1e-12))).sum(-1)
+    assert truth.max() < 1e-5 and np.abs(now.numpy() - truth).max() < 5e-8
+    *_, again, _, _ = op(torch.tensor(first), payload, before, known)
+    assert (again == 0).all()  # a distribution that has not changed
+
+
 def test_klass_without_change_writes_all_at_its_second_stable_step() -> None:
     """Independent positions: their distributions never change, so D is 27, then 0."""
     model = Toy(ToySettings(vocab=3, seed=1))

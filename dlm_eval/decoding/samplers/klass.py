@@ -56,10 +56,11 @@ def divergence(logits: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         last: [N, V] float32 logarithms of the last probabilities.
     """
     rows, found = max(1, CHUNK // logits.shape[-1]), []
-    for part, before in zip(logits.split(rows), last.split(rows), strict=True):
-        p = part.double().softmax(-1)
+    for begin in range(0, len(logits), rows):
+        p = logits[begin : begin + rows].double().softmax(-1)
         log_p = (p + TINY).log().float()
-        found.append((log_p, torch.linalg.vecdot(p, (log_p - before).double())))
+        change = (log_p - last[begin : begin + rows]).double()
+        found.append((log_p, torch.linalg.vecdot(p, change)))
     return torch.cat([log for log, _ in found]), torch.cat([now for _, now in found])
 
 
