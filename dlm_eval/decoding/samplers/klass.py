@@ -27,7 +27,7 @@ class WithDivergence:
     """KeepingOp of candidates and D_t = KL(p_t || p_t-1) in nats, p_0 = 0 everywhere.
 
     Returns what `draw` returns, D_t [N], and the largest of the last `history` values of D [N],
-    which begin as 0. Keeps log p_t and these values, [N, V + history] float32.
+    which begin as 0. Keeps the logits of p_t and these values, [N, V + history] float32.
     """
 
     draw: Draw
@@ -39,29 +39,30 @@ class WithDivergence:
         vocab = logits.shape[-1]
         if before is None:
             before = logits.new_zeros(len(logits), vocab + self.history, dtype=torch.float32)
-        last = before[:, :vocab].masked_fill(~known[:, None], float(np.log(TINY)))
-        log_p, now = divergence(self.draw.prepared(logits), last)
+        prepared = self.draw.prepared(logits).float()
+        now = divergence(prepared, before[:, :vocab], known)
         ring = torch.cat([before[:, vocab + 1 :], now[:, None].float()], -1)
-        kept = torch.cat([log_p, ring], -1)
+        kept = torch.cat([prepared, ring], -1)
         return *self.draw(logits, payload), now, ring.amax(-1).double(), kept
 
 
-def divergence(logits: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns log p [N, V] float32 of `logits` [N, V] and KL(p || last) [N] float64, nats.
+def divergence(logits: Tensor, last: Tensor, known: Tensor) -> Tensor:
+    """Returns KL(p || p_last) [N] of softmax distributions, float64 nats.
 
     Probabilities are float64, since small divergences are compared with each other.
 
     Args:
         logits: [N, V].
-        last: [N, V] float32 logarithms of the last probabilities.
+        last: [N, V] logits of the last distribution.
+        known: [N] bool; p_last is 0 where false.
     """
     rows, found = max(1, CHUNK // logits.shape[-1]), []
     for begin in range(0, len(logits), rows):
-        p = logits[begin : begin + rows].double().softmax(-1)
-        log_p = (p + TINY).log().float()
-        change = (log_p - last[begin : begin + rows]).double()
-        found.append((log_p, torch.linalg.vecdot(p, change)))
-    return torch.cat([log for log, _ in found]), torch.cat([now for _, now in found])
+        part = slice(begin, begin + rows)
+        p, before = logits[part].double().softmax(-1), last[part].double().softmax(-1)
+        before = before * known[part, None]
+        found.append(torch.linalg.vecdot(p, (p + TINY).log() - (before + TINY).log()))
+    return torch.cat(found)
 
 
 @dataclass(frozen=True, kw_only=True)
