@@ -212,7 +212,10 @@ def test_07_a_program_that_yields_no_rows_fails_alone(toy: Toy) -> None:
 # -- how a plug-in is declared ---------------------------------------------------------------------
 
 ATTRIBUTES = {
-    "ends": ("whenever", "ends 'whenever' is not allowed; it must be one of full, steps, stable"),
+    "ends": (
+        "whenever",
+        "ends 'whenever' is not allowed; it must be one of full, limit, steps, stable",
+    ),
     "reads": ("sharpness", "reads 'sharpness' is not allowed"),  # was read as 'probability'
     "default_schedule": ("evn", "default_schedule 'evn' is not allowed"),
     "processes": ("absorbing", "processes 'absorbing' is not allowed; it must be a tuple"),

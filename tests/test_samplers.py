@@ -193,6 +193,22 @@ def test_holes_inside_a_text_and_several_of_them_are_filled(host: Any, name: str
         assert BLANK not in found.tokens
 
 
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@EACH
+def test_approximate_caches_work_or_are_refused(tiny: Any, name: str, cache: str) -> None:
+    """Under Fast-dLLM's caches, too, no answer depends on its batch."""
+    try:
+        settings = given(name, cache=cache)
+        resolve(settings)
+    except UserError as error:
+        assert "cache" in str(error) and "\n" not in str(error)
+        return
+    canvases = texts(tiny)[:3]
+    alone = plain(fill(tiny, [canvas], **settings)[0] for canvas in canvases)
+    assert plain(fill(tiny, canvases, engine=Engine(tiny, batch_rows=2), **settings)) == alone
+    assert all(BLANK not in filling.tokens for filling in alone)
+
+
 # -- each ------------------------------------------------------------------------------------------
 
 
@@ -216,6 +232,21 @@ def test_klass_divergence_is_that_of_whole_distributions() -> None:
         assert np.allclose(now, truth, atol=1e-5) and np.allclose(largest, ring.max(-1), atol=1e-5)
         assert (token.numpy() == p.argmax(-1)).all() and before.dtype == torch.float32
         assert np.allclose(logprob, np.log(p.max(-1)), atol=1e-6)
+
+
+def test_klass_tells_small_divergences_apart() -> None:
+    """`min_kl` compares them: float32 would lose a divergence of 1e-6 among near-certain tokens."""
+    rng, op = np.random.default_rng(3), WithDivergence(Draw(), 1)
+    first = rng.normal(scale=4, size=(20, 300)).astype(np.float32)
+    second = first + rng.normal(scale=2e-3, size=first.shape).astype(np.float32)
+    known, payload = torch.ones(20, dtype=torch.bool), torch.zeros(20)
+    *_, before = op(torch.tensor(first), payload, None, ~known)
+    *_, now, _, _ = op(torch.tensor(second), payload, before, known)
+    p, q = (torch.tensor(one).double().softmax(-1).numpy() for one in (second, first))
+    truth = (p * (np.log(p + 1e-12) - np.log(q + 1e-12))).sum(-1)
+    assert truth.max() < 1e-5 and np.abs(now.numpy() - truth).max() < 1e-11
+    *_, again, _, _ = op(torch.tensor(first), payload, before, known)
+    assert (again == 0).all()  # a distribution that has not changed
 
 
 def test_klass_without_change_writes_all_at_its_second_stable_step() -> None:

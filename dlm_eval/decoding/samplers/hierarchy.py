@@ -29,11 +29,8 @@ class Hierarchy(Unmasking, name="hierarchy"):
     threshold: float | None = option(
         None, least=0, most=1, help="all tokens above this probability are written; None: none"
     )
-    low_threshold: float | None = option(
-        0.4,
-        least=0,
-        most=1,
-        help="the best of a run is written above this probability; None: always",
+    low_threshold: float = option(
+        0.4, least=0, most=1, help="the best of a run is written above this probability"
     )
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"
@@ -48,9 +45,7 @@ class Hierarchy(Unmasking, name="hierarchy"):
         begins = np.diff(view.position, prepend=view.position[0] - 2) > 1
         run = np.cumsum(begins) - 1
         best = np.maximum.reduceat(probability, np.flatnonzero(begins))[run]
-        written: Bools = probability == best
-        if self.low_threshold is not None:
-            written &= probability > np.float32(self.low_threshold)
+        written: Bools = (probability == best) & (probability > np.float32(self.low_threshold))
         if self.threshold is not None:
             written |= probability > np.float32(self.threshold)
         return written | highest(probability.astype(np.float64), 1)

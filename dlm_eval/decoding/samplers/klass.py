@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlm_eval.decoding.draw import Draw, Measure
+from dlm_eval.decoding.draw import CHUNK, Draw, Measure
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Bools, Edit, Query, StepState
 from dlm_eval.decoding.strategies import highest
@@ -27,7 +27,7 @@ class WithDivergence:
     """KeepingOp of candidates and D_t = KL(p_t || p_t-1) in nats, p_0 = 0 everywhere.
 
     Returns what `draw` returns, D_t [N], and the largest of the last `history` values of D [N],
-    which begin as 0. Keeps log p_t and these values, [N, V + history] float32.
+    which begin as 0. Keeps the logits of p_t and these values, [N, V + history] float32.
     """
 
     draw: Draw
@@ -36,19 +36,33 @@ class WithDivergence:
     def __call__(
         self, logits: Tensor, payload: Tensor, before: Tensor | None, known: Tensor
     ) -> tuple[Tensor, ...]:
-        p = self.draw.prepared(logits).float().softmax(-1)
-        log_p = (p + TINY).log()
+        vocab = logits.shape[-1]
         if before is None:
-            before = log_p.new_zeros(len(log_p), log_p.shape[-1] + self.history)
-        last = before[:, : log_p.shape[-1]].masked_fill(~known[:, None], float(np.log(TINY)))
-        now = torch.linalg.vecdot(p, log_p - last)
-        ring = torch.cat([before[:, log_p.shape[-1] + 1 :], now[:, None]], -1)
-        return (
-            *self.draw(logits, payload),
-            now.double(),
-            ring.amax(-1).double(),
-            torch.cat([log_p, ring], -1),
-        )
+            before = logits.new_zeros(len(logits), vocab + self.history, dtype=torch.float32)
+        prepared = self.draw.prepared(logits).float()
+        now = divergence(prepared, before[:, :vocab], known)
+        ring = torch.cat([before[:, vocab + 1 :], now[:, None].float()], -1)
+        kept = torch.cat([prepared, ring], -1)
+        return *self.draw(logits, payload), now, ring.amax(-1).double(), kept
+
+
+def divergence(logits: Tensor, last: Tensor, known: Tensor) -> Tensor:
+    """Returns KL(p || p_last) [N] of softmax distributions, float64 nats.
+
+    Probabilities are float64, since small divergences are compared with each other.
+
+    Args:
+        logits: [N, V].
+        last: [N, V] logits of the last distribution.
+        known: [N] bool; p_last is 0 where false.
+    """
+    rows, found = max(1, CHUNK // logits.shape[-1]), []
+    for begin in range(0, len(logits), rows):
+        part = slice(begin, begin + rows)
+        p, before = logits[part].double().softmax(-1), last[part].double().softmax(-1)
+        before = before * known[part, None]
+        found.append(torch.linalg.vecdot(p, (p + TINY).log() - (before + TINY).log()))
+    return torch.cat(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,15 +127,13 @@ class Klass(Unmasking, name="klass"):
         sure = probability > self.conf_threshold
         if view.schedule is None:
             sure = probability >= self.conf_threshold
-        # The values that earlier blocks have left do not count.
         ready: Bools = sure & (largest < self.kl_threshold)
+        # Values that an earlier block has left in the history do not count.
         if view.step < self.kl_history_length - 1 or not ready.any():
             return highest(view.score, view.quota if view.schedule else 1)
-        ranks = {
-            "all": np.zeros(len(now)),
-            "max_conf": view.score,
-            "min_kl": -now,
-            "random": view.uniform("order") if self.is_random else now,
-        }
-        least = len(now) if self.unmask_strategy == "all" else 1
-        return ready & highest(np.where(ready, ranks[self.unmask_strategy], -np.inf), least)
+        if self.unmask_strategy == "all":
+            return ready
+        rank = view.uniform("order") if self.is_random else view.score
+        if self.unmask_strategy == "min_kl":
+            rank = -now
+        return highest(np.where(ready, rank, -np.inf), 1)
