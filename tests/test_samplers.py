@@ -50,6 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prophet": {"answer_start": 2, "early_exit_thresholds": (4.0, 3.0, 2.0), "block_length": 4},
     "slowfast": {"k_exploration_steps": 2, "high_confidence_threshold": 0.4, "block_length": 6},
     "slowfast_dream": {"n_cycle_discovery_steps": 2, "conf_threshold_cycle_len_pred": 0.2},
+    "localleap": {"threshold": 0.5, "relaxed_threshold": 0.2, "radius": 2, "block_length": 6},
     "wino": {"threshold": 0.2, "threshold_back": 0.3, "block_length": 6},
     "daedal": {"max_gen_length": 20, "high_conf_threshold": 0.3, "block_length": 6},
     "joint_threshold_indel": {"delete_token_id": 5, "split_token_id": 6},

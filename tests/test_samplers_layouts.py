@@ -35,6 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "block_length": 6,
     },
     "slowfast_dream": {"n_cycle_discovery_steps": 2, "conf_threshold_cycle_len_pred": 0.2},
+    "localleap": {"threshold": 0.5, "relaxed_threshold": 0.2, "radius": 2, "block_length": 6},
     "wino": {"threshold": 0.2, "threshold_back": 0.3, "block_length": 6},
 }
 SAMPLERS = list(OPTIONS)
@@ -203,9 +204,12 @@ def test_constraints_are_tokens_of_the_hole(tiny: Any) -> None:
     for wrong in ("9", "x:He", "9:", "-1:He"):
         with pytest.raises(UserError, match="constraints_text .* POSITION:TEXT"):
             fill(tiny, [canvas], "prophet", constraints_text=wrong)
-    for wrong in ("25:He", "3:He|3:is"):
-        with pytest.raises(SampleError, match="constraints_text: .* does not fit"):
-            fill(tiny, [Canvas.completion(prompt, 20)], "prophet", constraints_text=wrong)
+    with pytest.raises(SampleError, match="constraints_text: 'He' does not fit at position 25"):
+        fill(tiny, [Canvas.completion(prompt, 20)], "prophet", constraints_text="25:He")
+    (overlapping,) = fill(
+        tiny, [Canvas.completion(prompt, 8)], "prophet", constraints_text="3:is|3:He"
+    )
+    assert overlapping.tokens[3] == told[0]
 
 
 # -- rows with a layout ----------------------------------------------------------------------------
@@ -343,6 +347,32 @@ def test_wino_by_rows_of_one_text_each(threshold: float, threshold_back: float) 
     assert revoked
 
 
+@pytest.mark.parametrize("threshold,relaxed,radius", [(0.5, 0.25, 1), (0.4, 0.3, 3), (0.3, 0.4, 2)])
+def test_localleap_in_plain_words(threshold: float, relaxed: float, radius: int) -> None:
+    """Also with a second threshold above the first one, as the authors' code allows."""
+    toy = Toy(ToySettings(vocab=5, inconsistency=1.0, seed=4))
+    leaps = 0
+    for canvas in [Canvas.infill([1, i], 16, [i % 3, 2], f"q{i}") for i in range(6)]:
+        options = {"threshold": threshold, "relaxed_threshold": relaxed, "radius": radius}
+        (filling,) = fill(toy, [canvas], "localleap", early_exit=False, block_length=8, **options)
+        text, forwards = np.where(canvas.open, toy.mask_id, canvas.tokens), 0
+        for block in (range(2, 10), range(10, 18)):
+            while (text[list(block)] == toy.mask_id).any():
+                p = toy.logits(torch.tensor(text)[None])[0].double().softmax(-1).numpy()
+                open_ = [i for i in block if text[i] == toy.mask_id]
+                best = {i: p[i].max() for i in open_}
+                anchors = [i for i in open_ if best[i] >= threshold]
+                near = [i for i in open_ if any(abs(i - a) <= radius for a in anchors)]
+                write = [i for i in open_ if best[i] >= (relaxed if i in near else threshold)]
+                write.append(max(open_, key=lambda i: best[i]))
+                leaps += len(set(write) - set(anchors)) > 1
+                for i in write:
+                    text[i] = p[i].argmax()
+                forwards += 1
+        assert list(filling.tokens) == text[2:18].tolist() and filling.forwards == forwards
+    assert leaps or relaxed > threshold
+
+
 def test_every_sampler_is_in_the_table() -> None:
-    assert {"prophet", "slowfast", "slowfast_dream", "wino"} <= set(SAMPLERS)
+    assert set(OPTIONS) <= set(SAMPLERS)
     assert all(issubclass(STRATEGIES.find(name), Unmasking) for name in SAMPLERS)

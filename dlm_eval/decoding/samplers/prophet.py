@@ -49,7 +49,7 @@ class Prophet(Unmasking, name="prophet"):
 
     Steps that change nothing (quota 0) are steps here too, as the phase depends on them, but run no
     forward at temperature 0. The authors' constraints are `constraints_text`, or given tokens of the
-    canvas; blocks count both, as in their code. Two words whose tokens overlap are an error here.
+    canvas; blocks count both, as in their code. A constraint behind the hole is an error here.
     """
 
     answer_start: int | None = option(
@@ -61,7 +61,8 @@ class Prophet(Unmasking, name="prophet"):
     constraints_text: str = option(
         "",
         help="texts that are written at positions of the hole before the first step, as "
-        "'200:The|201:answer|202:is'; each is encoded with a space before it",
+        "'200:The|201:answer|202:is'; each is encoded with a space before it, and where two overlap the "
+        "later one counts",
     )
     early_exit_thresholds: tuple[float, ...] = option(
         (7.5, 5.0, 2.5), help="mean lead of the best logit that ends decoding early, mid and late"
@@ -100,7 +101,7 @@ class Prophet(Unmasking, name="prophet"):
         found: dict[int, int] = {}
         for place, text in self._constraints():
             for position, token in enumerate(state.model.encode(f" {text}"), int(hole[0]) + place):
-                if position in found or position > hole[-1] or state.given[position]:
+                if position > hole[-1] or state.given[position]:
                     raise SampleError(
                         f"decode constraints_text: '{text}' does not fit at position {place} of the "
                         f"hole, which has {counted(len(hole), 'position')}"
