@@ -204,8 +204,10 @@ def test_constraints_are_tokens_of_the_hole(tiny: Any) -> None:
     for wrong in ("9", "x:He", "9:", "-1:He"):
         with pytest.raises(UserError, match="constraints_text .* POSITION:TEXT"):
             fill(tiny, [canvas], "prophet", constraints_text=wrong)
-    with pytest.raises(SampleError, match="constraints_text: 'He' does not fit at position 25"):
-        fill(tiny, [Canvas.completion(prompt, 20)], "prophet", constraints_text="25:He")
+    with pytest.raises(SampleError, match="constraints_text: 'He' does not fit at position 9"):
+        fill(tiny, [canvas], "prophet", constraints_text="9:He")
+    behind = fill(tiny, [Canvas.completion(prompt, 8)], "prophet", constraints_text="25:He")
+    assert behind[0].tokens == fill(tiny, [Canvas.completion(prompt, 8)], "prophet")[0].tokens
     (overlapping,) = fill(
         tiny, [Canvas.completion(prompt, 8)], "prophet", constraints_text="3:is|3:He"
     )

@@ -20,7 +20,6 @@ from dlm_eval.engine import ForwardRow, Output
 from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.options import option, value_error
-from dlm_eval.printable import counted
 
 ANSWER_LENGTH = 5  # positions; a constant in the authors' code
 BEHIND = 2  # positions from the last constraint to the answer in the authors' evaluation
@@ -49,7 +48,7 @@ class Prophet(Unmasking, name="prophet"):
 
     Steps that change nothing (quota 0) are steps here too, as the phase depends on them, but run no
     forward at temperature 0. The authors' constraints are `constraints_text`, or given tokens of the
-    canvas; blocks count both, as in their code. A constraint behind the hole is an error here.
+    canvas; blocks count both, as in their code. A constraint behind the hole is ignored.
     """
 
     answer_start: int | None = option(
@@ -101,10 +100,12 @@ class Prophet(Unmasking, name="prophet"):
         found: dict[int, int] = {}
         for place, text in self._constraints():
             for position, token in enumerate(state.model.encode(f" {text}"), int(hole[0]) + place):
-                if position > hole[-1] or state.given[position]:
+                if position > hole[-1]:
+                    break  # as in the authors' code
+                if state.given[position]:
                     raise SampleError(
                         f"decode constraints_text: '{text}' does not fit at position {place} of the "
-                        f"hole, which has {counted(len(hole), 'position')}"
+                        "hole, where a token is given"
                     )
                 found[position] = token
         return found

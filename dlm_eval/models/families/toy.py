@@ -136,14 +136,18 @@ class Toy:
 
         A position predicts its place in the text that the tokens which it sees reveal.
         """
-        found = []
+        found: list[Floats] = []
+        known_texts: dict[bytes, Floats] = {}
         for i, column in positions.cpu().nonzero().tolist():
             seen = visible[i, column].cpu()
             place, token = places[i].cpu()[seen].numpy(), tokens[i].cpu()[seen].numpy()
             text = np.full(int(place.max()) + 1, self.mask_id)
             known = token != self.mask_id  # a mask says nothing beside a token at its place
             text[place[known]] = token[known]
-            found.append(self._conditionals(text)[int(places[i, column])])
+            key = text.tobytes()  # most positions see the same
+            if key not in known_texts:
+                known_texts[key] = self._conditionals(text)
+            found.append(known_texts[key][int(places[i, column])])
         return torch.from_numpy(np.stack(found)).float()
 
     def _conditionals(self, row: NDArray[np.int64], alpha: float = 1.0) -> Floats:
