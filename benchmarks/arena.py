@@ -63,14 +63,18 @@ def prior_of(model: str, output: Path) -> Path:
 
 
 def markdown(path: Path) -> str:
-    """Returns sweep.csv as a table."""
+    """Returns sweep.csv as one table for each task."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if not row["template"]]
-    lines = [
-        "| decoder | score | minus one token per step (95 %) | forwards | computed | fronts |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines, task = [], ""
     for row in rows:
+        if row["task"] != task:
+            task = row["task"]
+            lines += [
+                f"\n`{task}` ({row['metric']}, {row['samples']} documents):\n",
+                "| decoder | score | minus one token per step (95 %) | forwards | computed | fronts |",
+                "|---|---|---|---|---|---|",
+            ]
         settings = ", ".join(
             f"{key.partition('.')[2]}={value}"
             for key, value in row.items()
