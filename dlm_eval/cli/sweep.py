@@ -226,7 +226,7 @@ class Plan:
         """Returns (decode settings, whether they are the baseline) of each run, baseline first."""
         first: list[tuple[dict[str, Any], bool]] = []
         if self.baseline and process == "absorbing":
-            first = [(baseline_settings(), True)]
+            first = [(baseline_settings(self.fixed), True)]
         elif self.baseline:
             log.warning(
                 "no baseline: a model of process '%s' has no one-token-per-step decoder", process
@@ -234,12 +234,18 @@ class Plan:
         return [*first, *((point, False) for point in self.grid)]
 
 
-def baseline_settings() -> dict[str, Any]:
-    """Returns the baseline's settings: one token per step, the most probable one first."""
+def baseline_settings(fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the baseline's settings: one token per step, the most probable one first.
+
+    Args:
+        fixed: settings of every point, which those of the baseline replace.
+    """
     from dlm_eval.decoding import GENERAL, setting_names
 
     of_strategies = {name: None for name in setting_names() if name not in GENERAL}
-    plain = {"steps": None, "steps_per_block": None, "schedule": None, "batch_mean_quota": ()}
+    plain: dict[str, Any] = {"steps": None, "steps_per_block": None, "schedule": None}
+    if "batch_mean_quota" in fixed:  # it belongs to a schedule
+        plain["batch_mean_quota"] = ()
     return {**of_strategies, **plain, "strategy": "confidence"}
 
 
@@ -300,7 +306,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     for point in points:
         _check({**fixed, **point}, tasks, process, ", ".join(f"{k}={v}" for k, v in point.items()))
     if not given["no_baseline"] and process in (None, "absorbing"):
-        _check({**fixed, **baseline_settings()}, tasks, process, "baseline")
+        _check({**fixed, **baseline_settings(fixed)}, tasks, process, "baseline")
     settings = dataclasses.replace(settings, tasks=_specs(settings, tasks, left))
     return Plan(settings, points, fixed, question, metrics, not given["no_baseline"])
 
