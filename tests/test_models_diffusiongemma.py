@@ -18,7 +18,7 @@ from dlm_eval import Canvas, fill, score
 from dlm_eval.decoding import resolve
 from dlm_eval.decoding.draw import inverse_cdf
 from dlm_eval.decoding.filling import most_forwards
-from dlm_eval.decoding.uniform import accepted
+from dlm_eval.decoding.random_canvas import accepted
 from dlm_eval.engine import Engine
 from dlm_eval.errors import UserError
 from dlm_eval.models import load_model, load_without_weights

@@ -219,7 +219,10 @@ STRATEGIES: Registry[Strategy] = Registry(
     "strategy",
     "dlm_eval.strategies",
     # the first strategy of a process is its default
-    modules=[_HERE + part for part in ("strategies", "ancestral", "remasking", "uniform")]
+    modules=[
+        _HERE + part
+        for part in ("strategies", "ancestral", "remasking", "uniform", "random_canvas")
+    ]
     + [f"{samplers.__name__}.{found.name}" for found in iter_modules(samplers.__path__)],
     aliases={"ddpm_cache": "ddpm"},  # MDLM's name: a forward that changes nothing is never run
 )

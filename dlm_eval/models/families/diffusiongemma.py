@@ -1,7 +1,7 @@
 """DiffusionGemma (Google 2026): a causal encoder reads the text so far, a decoder of the same
 weights denoises one canvas behind it.
 
-transformers has the network; its decoding is ours (`decoding.uniform`). There is no mask token: an
+transformers has the network; its decoding is ours (`decoding.random_canvas`). There is no mask token: an
 open canvas holds random tokens, and each step also reads the distributions of the step before
 (self-conditioning), as the embeddings that they average to.
 
