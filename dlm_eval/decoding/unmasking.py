@@ -249,15 +249,15 @@ class Unmasking(Strategy):
                 f"decode strategy '{self.name}' inserts and deletes within the blocks of a "
                 "block-causal model; it needs such a model, and leave block_length out"
             )
-        if self.owns_blocks and model.block_length is not None:
-            raise UserError(
-                f"decode strategy '{self.name}' divides the hole into blocks by itself; "
-                f"{model.name} can only be decoded in its own blocks"
-            )
         if self.full_attention and model.attention != "full":
             raise UserError(
                 f"decode strategy '{self.name}' {self.shows_whole}; it needs full attention, which "
                 f"{model.name} does not have"
+            )
+        if self.owns_blocks and model.block_length is not None:
+            raise UserError(
+                f"decode strategy '{self.name}' divides the hole into blocks by itself; "
+                f"{model.name} can only be decoded in its own blocks"
             )
 
     def program(self, request: FillRequest) -> Program[Filling]:
