@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import models_builders as build
 import numpy as np
 import pytest
 import torch
 
 from dlm_eval import Canvas, UserError, decoding, load_model
+from dlm_eval.decoding.cache_policy import DelayedCache
 from dlm_eval.engine import Engine, ForwardRow
 from dlm_eval.engine.forward import forward
 from dlm_eval.engine.rows import LogProbs
 from dlm_eval.models.feature_cache import FeatureCache, FeaturePlan
 
 WHOLE = {"early_exit": False}
+COUNTS = str(Path(__file__).parent / "data" / "token_counts.json")
 CACHE: dict[str, Any] = {
     "cache": "dllm", "prompt_interval_steps": 6, "gen_interval_steps": 3, "transfer_ratio": 0.25,
 }  # fmt: skip
@@ -223,6 +226,52 @@ def test_dkv_cache_everything_computed_anew_is_no_cache(shared: Path) -> None:
     rarely = decoding.fill(llada, canvases, cache="dkv", cache_steps=5, **options)
     alone = [decoding.fill(llada, [c], cache="dkv", cache_steps=5, **options)[0] for c in canvases]
     assert [f.tokens for f in rarely] == [f.tokens for f in alone]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("edit", {"threshold": 0.3, "editing_threshold": 0.0, "max_post_steps": 6}),
+        ("p2", {"p2_eta": 0.5, "steps": 6}),
+        ("rdm", {"steps": 6}),
+        ("remask", {"remask": "rescale", "eta": 0.5, "steps": 6}),
+        ("confidence", {"rescore": True, "schedule": "linear", "steps": 6}),
+        ("linear_position", {"prior": COUNTS, "lambd": 0.5, "alpha": 10, "steps": 6}),
+    ],
+)
+def test_dkv_cache_of_one_layer_is_exact_for_strategies_that_read_written_tokens(
+    tmp_path: Path, strategy: str, options: dict[str, Any]
+) -> None:
+    """Keys and values of the only layer follow from the token alone, so no token may change."""
+    net = build.llama(num_hidden_layers=1)
+    config = {**build.llada_config(), "n_layers": 1}
+    folder = build.write(tmp_path / "m", config, build.llada_names(net.state_dict()), mask=None)
+    one = load_model("llada", pretrained=str(folder), dtype="float32", device="cpu")
+    canvases = [Canvas.completion([5, 9, 14 + i], 12, key=str(i)) for i in range(3)]
+    canvases.append(Canvas.infill([5, 9], 12, [40, 41], key="hole"))
+    for heat in (0.0, 0.8):
+        both = {"temperature": heat, **options, **WHOLE}
+        plain = decoding.fill(one, canvases, strategy, cache="none", **both)
+        cached = decoding.fill(one, canvases, strategy, cache="dkv", cache_steps=100, **both)
+        assert [f.tokens for f in cached] == [f.tokens for f in plain]
+        assert [f.step for f in cached] == [f.step for f in plain]
+
+
+def test_dkv_cache_computes_what_was_replaced_and_what_is_read() -> None:
+    policy, block = DelayedCache(100), np.arange(2, 8)
+    tokens, open_ = np.array([1, 2, 9, 9, 9, 9, 9, 9]), np.arange(8) >= 2
+
+    def computed(at: list[int]) -> list[int]:
+        plan = policy.part(tokens.copy(), open_.copy(), np.array(at), block)["features"]
+        return plan.positions.tolist()  # type: ignore[no-any-return]
+
+    assert computed([2]) == list(range(8))
+    tokens[2:6], open_[2:6] = 5, False
+    assert computed([6]) == list(range(8))
+    assert computed([6]) == [6, 7]  # written tokens are cached by now
+    tokens[3] = 6
+    assert computed([5, 6]) == [3, 5, 6, 7]
+    assert computed([6]) == [6, 7]
 
 
 def test_dkv_cache_is_refused_where_a_token_is_read_left_of_it(shared: Path) -> None:

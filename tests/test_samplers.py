@@ -17,7 +17,14 @@ from engine_jobs import comparable
 
 from dlm_eval import Canvas, UserError, fill, load_model
 from dlm_eval.canvas import BLANK
-from dlm_eval.decoding import STRATEGIES, TraceStep, Unmasking, fill_program, resolve
+from dlm_eval.decoding import (
+    STRATEGIES,
+    TraceStep,
+    Unmasking,
+    describe_strategies,
+    fill_program,
+    resolve,
+)
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.draw import Draw
 from dlm_eval.decoding.filling import fill_outcomes, most_forwards
@@ -61,7 +68,6 @@ SAMPLERS = [
     if STRATEGIES.find(name).__module__.startswith("dlm_eval.decoding.samplers.")
 ]
 EACH = pytest.mark.parametrize("name", SAMPLERS)
-UNBOUNDED = ("wino",)  # it takes tokens back as often as it likes
 HEAT = pytest.mark.parametrize("temperature", [0.0, 0.7])
 
 
@@ -178,8 +184,67 @@ def test_no_filling_runs_more_rows_than_the_plan_says(host: Any, name: str) -> N
         settings = resolve(given(name), length=12)
         most = most_forwards(host, canvas, settings)
         found = fill(host, [canvas], **given(name))[0].forwards
-        assert most is None or found <= most
-        assert (most is None) == (name in UNBOUNDED)
+        assert most is not None and found <= most
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("klass", {"schedule": "cosine", "conf_threshold": 0.9}),
+        ("dmax", {"temperature": 0.7, "samples": 3, "rerank": "score"}),
+        ("linear_position", {"temperature": 0.7, "steps": None, "steps_per_block": 30}),
+        ("confidence", {"schedule": "cosine", "cache": "dllm"}),
+        ("timestep", {"cache": "dkv", "cache_steps": 2}),
+    ],
+)
+def test_the_plan_counts_steps_that_write_nothing_and_all_samples(
+    name: str, more: dict[str, Any], tiny: Any, blocks: Any
+) -> None:
+    every = {"prompt_interval_steps": 4, "gen_interval_steps": 3, "transfer_ratio": 0.5}
+    host = tiny if name != "dmax" else blocks
+    options = {**given(name, **more), **(every if more.get("cache") == "dllm" else {})}
+    if more.get("cache"):
+        options["steps"] = 30  # more than positions
+    if name == "klass":
+        options |= {"block_length": None, "steps": 12}
+    settings = resolve(options)
+    for canvas in texts(host)[:3]:
+        most = most_forwards(host, canvas, settings)
+        (found,) = fill_outcomes(Engine(host), [canvas], settings)
+        assert most is not None and found.rows <= most
+        if more.get("cache"):  # all steps but the last ones run
+            assert found.rows > 12
+
+
+WHOLE_CANVAS = [
+    name
+    for name in SAMPLERS
+    if STRATEGIES.find(name).shows_whole  # type: ignore[attr-defined]
+]
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual", "dllm", "dkv"])
+@pytest.mark.parametrize("name", WHOLE_CANVAS)
+def test_rows_that_no_cache_serves_are_refused_without_a_model(name: str, cache: str) -> None:
+    every = {"prompt_interval_steps": 4, "gen_interval_steps": 3, "transfer_ratio": 0.5}
+    own = {"dllm": every, "dkv": {"cache_steps": 4}}.get(cache, {})
+    with pytest.raises(UserError, match=f"strategy '{name}' .*leave cache '{cache}' out"):
+        resolve({"strategy": name, **OPTIONS.get(name, {}), "cache": cache, **own})
+
+
+def test_what_shows_the_whole_canvas() -> None:
+    """Samplers with rows of their own, which the caches do not know."""
+    assert set(WHOLE_CANVAS) == {
+        "daedal", "dmax", "freedave", "joint_threshold_indel", "prophet", "slowfast",
+        "slowfast_dream", "var_generate", "wino",
+    }  # fmt: skip
+
+
+def test_every_sampler_is_listed_with_a_whole_line() -> None:
+    lines = describe_strategies()
+    for name in SAMPLERS:
+        about = STRATEGIES.find(name).__doc__ or ""
+        assert about.strip().split("\n\n")[0] == lines[name]  # the first paragraph is one line
 
 
 @EACH

@@ -287,6 +287,15 @@ def test_templates_are_averaged(
     assert "worst to best wording" in capsys.readouterr().out
 
 
+def test_what_the_model_cannot_do_is_refused_before_the_first_point(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(tasks, tmp_path, "--tasks", "t_write", "--decode", "cache=none,dual") == 2
+    told = capsys.readouterr().err
+    assert "cache 'dual' is not possible: toy" in told and "(task t_write, cache=dual)" in told
+    assert "[1/" not in told and not (tmp_path / "sweep.csv").exists()
+
+
 def test_tasks_that_write_nothing_are_left_out(tasks: Path, tmp_path: Path) -> None:
     assert (
         sweep(

@@ -24,6 +24,7 @@ from dlm_eval.output import one_line, set_verbosity, table
 if TYPE_CHECKING:
     from dlm_eval.harness.run import Finished
     from dlm_eval.harness.run_settings import RunSettings
+    from dlm_eval.models.denoiser import Denoiser
     from dlm_eval.reports.sweep.curves import Sweep
     from dlm_eval.reports.sweep.points import Point
 
@@ -121,6 +122,7 @@ def main(args: argparse.Namespace) -> int:
                 " settings mean nothing to it"
             )
         combinations = plan.combinations(loaded.model.process)
+        plan.refuse(loaded.model, combinations)
         sweep = Sweep(loaded.name, y_max=args.y_max)
         samples: list[frontier.Point] = []
         for number, (decode, baseline) in enumerate(combinations):
@@ -213,6 +215,7 @@ class Plan:
         question: task name -> the question that it asks; templates of one question share it.
         metrics: task name -> reported metric.
         baseline: whether to run the baseline.
+        arguments: task name -> generation settings of its YAML.
     """
 
     settings: RunSettings
@@ -221,6 +224,23 @@ class Plan:
     question: dict[str, str]
     metrics: dict[str, str]
     baseline: bool
+    arguments: dict[str, Mapping[str, Any]]
+
+    def refuse(self, model: Denoiser, combinations: list[tuple[dict[str, Any], bool]]) -> None:
+        """Raises UserError if `model` cannot use one of the combinations, before the first is run."""
+        from dlm_eval.decoding.filling import refuse_settings
+        from dlm_eval.harness.decode_config import DecodeOptions
+
+        for decode, baseline in combinations:
+            options = DecodeOptions.of({**self.fixed, **decode}, model)
+            for name, arguments in self.arguments.items():
+                settings = options.resolved(options.request(arguments, name))
+                try:
+                    refuse_settings(model, settings)
+                except UserError as error:
+                    words = ", ".join(f"{k}={v}" for k, v in decode.items())
+                    title = "baseline" if baseline else words
+                    raise UserError(f"{error} (task {name}, {title})") from error
 
     def combinations(self, process: str) -> list[tuple[dict[str, Any], bool]]:
         """Returns (decode settings, whether they are the baseline) of each run, baseline first."""
@@ -308,7 +328,8 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     if not given["no_baseline"] and process in (None, "absorbing"):
         _check({**fixed, **baseline_settings(fixed)}, tasks, process, "baseline")
     settings = dataclasses.replace(settings, tasks=_specs(settings, tasks, left))
-    return Plan(settings, points, fixed, question, metrics, not given["no_baseline"])
+    arguments = {name: task.config.generation_kwargs or {} for name, task in tasks.items()}
+    return Plan(settings, points, fixed, question, metrics, not given["no_baseline"], arguments)
 
 
 def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:

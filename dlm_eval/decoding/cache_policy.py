@@ -182,8 +182,9 @@ class LayerFeatureCache:
 class DelayedCache:
     """Caches keys and values of a token one step after it was written (dKV-Cache). Approximate.
 
-    A row computes the open positions and the tokens that the last step has written. Every
-    `cache_steps` steps of a block, and in its first two, it computes all.
+    A row computes the open positions, the tokens that the last step has written or replaced, and
+    whatever else it reads. Every `cache_steps` steps of a block, and in its first two, it computes
+    all.
     """
 
     first_alone, ages = False, True
@@ -193,15 +194,20 @@ class DelayedCache:
         self._every, self._rows, self._block = cache_steps, 0, -1
         self._cache = FeatureCache()
         self._cached: Bools = np.zeros(0, dtype=bool)  # [L] whether keys and values are read
+        self._tokens: Ints = np.zeros(0, dtype=np.int64)  # [L] of the last row
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
         """Returns what is computed."""
         if self._block != int(block[0]):
             self._block, self._rows = int(block[0]), 0
         whole = self._rows < 2 or self._rows % self._every == 0
-        computed = np.ones(len(tokens), dtype=bool) if whole else open_ | ~self._cached
+        if whole:
+            computed = np.ones(len(tokens), dtype=bool)
+        else:
+            computed = open_ | ~self._cached | (tokens != self._tokens)
+            computed[at] = True  # states of other positions are not defined
         # What is open or not cached yet is computed, so all others have keys and values.
-        self._cached = ~open_
+        self._cached, self._tokens = ~open_, tokens
         self._rows += 1
         return {"features": PositionPlan(self._cache, torch.from_numpy(np.nonzero(computed)[0]))}
 

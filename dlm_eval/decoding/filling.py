@@ -167,8 +167,6 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
 
 def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
     """Raises SampleError if the model cannot fill the canvas, UserError for the settings."""
-    if settings.length_beam and settings.lengths:
-        raise UserError("decode length_beam and lengths exclude each other; give one")
     if canvas.draft and not settings.strategy.revises:
         raise not_revising(settings.strategy)
     if canvas.draft and not settings.uses_own_length:
@@ -191,6 +189,11 @@ def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
             f"strategy '{settings.strategy.name}' fills a hole at the end of a text; here text "
             "follows a hole"
         )
+    refuse_settings(model, settings)
+
+
+def refuse_settings(model: Denoiser, settings: DecodeSettings) -> None:
+    """Raises UserError if the settings mean nothing to the model, or are not possible with it."""
     if runs_whole_blocks(model) and settings.block_length not in (None, model.block_length):
         raise UserError(
             f"decode block_length '{settings.block_length}' is not allowed; {model.name} routes "

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.decoding.cache_policy import make_cache_policy
 from dlm_eval.decoding.checkpoints import no_offer
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.samples import best_program, repeat
@@ -57,6 +58,9 @@ class Unmasking(Strategy):
         last_step_fills: whether one more step fills the positions that are open after the last one.
         keeps_state: whether the strategy keeps state between steps besides the canvas: numbers on
             the device (`Query.keeps`), or `memory`. There are no checkpoints then.
+        shows_whole: why its rows have to run and show the whole canvas ('hides a part of the
+            canvas'), so that approximate caches are refused; '' if they need not.
+        full_attention: whether, for that reason, it also needs a model with full attention.
     """
 
     takes_schedule: ClassVar[bool] = True
@@ -64,6 +68,8 @@ class Unmasking(Strategy):
     ends: ClassVar[Ends] = "full"
     last_step_fills: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = False
+    shows_whole: ClassVar[str] = ""
+    full_attention: ClassVar[bool] = False
 
     @classmethod
     def check_class(cls) -> None:
@@ -194,10 +200,13 @@ class Unmasking(Strategy):
         places = np.array(whole_blocks(canvas, model.block_length).open_positions)
         least = 2 if logit_shift(model) > 0 else 1  # see `DecodeState.first_position_alone`
         rows = int(canvas.draft)  # the row that reads it
+        ages = make_cache_policy(model, settings).ages
         for part, block in split_blocks(places, settings, model.block_length):
             most = self.most_steps(len(part), block.steps)
             if most is None:
                 return None
+            if ages:  # steps that write nothing run too
+                most = max(most, block.steps + self.last_step_fills)
             rows += max(most, min(least, len(part)))
         samples = settings.samples if settings.is_random else 1
         ranked = samples if samples > 1 and settings.rerank == "score" else 0
@@ -210,6 +219,11 @@ class Unmasking(Strategy):
 
     def refuse(self, settings: DecodeSettings) -> None:
         super().refuse(settings)
+        if self.shows_whole and settings.cache in APPROXIMATE:
+            raise UserError(
+                f"decode strategy '{self.name}' {self.shows_whole}; it needs no approximate cache, so "
+                f"leave cache '{settings.cache}' out"
+            )
         if self.takes_block_length:
             return
         for name in ("block_length", "steps", "steps_per_block"):
@@ -226,6 +240,7 @@ class Unmasking(Strategy):
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
+        make_cache_policy(model, settings)  # raises if the model does not have the cache
         whole = model.block_length is not None and (
             settings.block_length in (None, model.block_length)
         )
@@ -234,20 +249,15 @@ class Unmasking(Strategy):
                 f"decode strategy '{self.name}' inserts and deletes within the blocks of a "
                 "block-causal model; it needs such a model, and leave block_length out"
             )
+        if self.full_attention and model.attention != "full":
+            raise UserError(
+                f"decode strategy '{self.name}' {self.shows_whole}; it needs full attention, which "
+                f"{model.name} does not have"
+            )
         if self.owns_blocks and model.block_length is not None:
             raise UserError(
                 f"decode strategy '{self.name}' divides the hole into blocks by itself; "
                 f"{model.name} can only be decoded in its own blocks"
-            )
-        if self.resizes is True:
-            self.refuse_part_rows("changes the length of the canvas", model, settings)
-
-    def refuse_part_rows(self, why: str, model: Denoiser, settings: DecodeSettings) -> None:
-        """Raises UserError if a row of `model` does not run and show the whole canvas."""
-        if model.attention != "full" or settings.cache in APPROXIMATE:
-            raise UserError(
-                f"decode strategy '{self.name}' {why}; it needs full attention and no approximate "
-                "cache"
             )
 
     def program(self, request: FillRequest) -> Program[Filling]:

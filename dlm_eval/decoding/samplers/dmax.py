@@ -91,6 +91,7 @@ class SoftParallel(Unmasking, name="dmax"):
     keeps_state: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "stable"
+    shows_whole: ClassVar[str] = "reads mixtures of tokens, which no cache has"
 
     @property
     def steps_when_full(self) -> int:
@@ -101,7 +102,19 @@ class SoftParallel(Unmasking, name="dmax"):
     ) -> int | None:
         size = model.block_length
         assert size is not None  # `refuse_model` says so
-        return size * len({place // size for place in canvas.open_positions})
+        rows = size * len({place // size for place in canvas.open_positions})
+        samples = settings.samples if settings.is_random else 1
+        ranked = samples if samples > 1 and settings.rerank == "score" else 0
+        return rows * samples + ranked
+
+    def refuse(self, settings: DecodeSettings) -> None:
+        super().refuse(settings)
+        for name, off in (("guidance", 0.0), ("block_length", None)):
+            value = vars(settings)[name]
+            if value != off:
+                raise UserError(
+                    f"decode {name} '{value}' is not possible with strategy '{self.name}'; leave it out"
+                )
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
@@ -110,12 +123,6 @@ class SoftParallel(Unmasking, name="dmax"):
                 f"decode strategy '{self.name}' is not for {model.name}: it needs a block-causal model "
                 "that reads mixtures of tokens (llada2)"
             )
-        for name, off in (("guidance", 0.0), ("block_length", None), ("cache", "exact")):
-            value = vars(settings)[name]
-            if value != off and not (name == "cache" and value == "none"):
-                raise UserError(
-                    f"decode {name} '{value}' is not possible with strategy '{self.name}'; leave it out"
-                )
 
     def memory(self, state: DecodeState) -> Mixtures:
         return Mixtures(len(state.ids))

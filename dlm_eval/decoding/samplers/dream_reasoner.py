@@ -29,8 +29,7 @@ LEAST = 1e-12  # smallest probability whose logarithm is taken
 
 @dataclass(frozen=True, kw_only=True)
 class DreamReasoner(Unmasking, name="dream_reasoner"):
-    """DreamReasoner's choice by confidence, order or the entropy of the chosen token; a block's last
-    step writes all
+    """the surest, the first or the lowest -p log p; a block's last step writes all (DreamReasoner)
 
     A block has `steps_per_block` steps (None: one for each of its positions). The quota of a step is
     an even share of the whole block, even if a part of it is given, and at least 1.

@@ -12,12 +12,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from dlm_eval.decoding.draw import Draw, Measure
-from dlm_eval.decoding.settings import APPROXIMATE, DecodeSettings
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Edit, Floats, Ints, Query, StepState
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.engine import ForwardRow, Output
-from dlm_eval.errors import UserError
 from dlm_eval.options import option
 
 
@@ -66,17 +64,10 @@ class FreeDave(Unmasking, name="freedave"):
     takes_steps: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"
     keeps_state: ClassVar[bool] = True
+    shows_whole: ClassVar[str] = "shows each draft in a row of its own"
 
     def most_steps(self, n: int, steps: int) -> int | None:
         return 1 + n * self.draft_steps  # rows, if every draft but the first is wrong
-
-    def refuse(self, settings: DecodeSettings) -> None:
-        super().refuse(settings)
-        if settings.cache in APPROXIMATE:
-            raise UserError(
-                f"decode cache '{settings.cache}' is not used by strategy '{self.name}', whose "
-                "drafts run whole; leave it out"
-            )
 
     def step(
         self, state: DecodeState, view: StepState, op: Draw

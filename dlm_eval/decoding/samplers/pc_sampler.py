@@ -92,6 +92,9 @@ class LinearPosition(Calibrated, name="linear_position"):
     def revisits(self) -> bool:
         return True
 
+    def _takes_back(self, view: StepState) -> bool:
+        return False  # written tokens are only read
+
     def most_steps(self, n: int, steps: int) -> int | None:
         return min(steps, n)
 

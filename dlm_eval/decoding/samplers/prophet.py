@@ -11,14 +11,12 @@ from torch import Tensor
 
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.schedules import even
-from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import NONE, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategies import highest
 from dlm_eval.decoding.unmasking import Ends, Unmasking
 from dlm_eval.engine import ForwardRow, Output
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.options import option, value_error
 
 ANSWER_LENGTH = 5  # positions; a constant in the authors' code
@@ -71,16 +69,14 @@ class Prophet(Unmasking, name="prophet"):
     ends: ClassVar[Ends] = "steps"
     writes_ahead: ClassVar[bool] = True
     blocks_count_given: ClassVar[bool] = True
+    shows_whole: ClassVar[str] = "reads the answer from the first step on"
+    full_attention: ClassVar[bool] = True
 
     def check(self) -> None:
         if len(self.early_exit_thresholds) != 3:
             shown = list(self.early_exit_thresholds)
             raise value_error("decode early_exit_thresholds", shown, "three numbers")
         self._constraints()
-
-    def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
-        super().refuse_model(model, settings)
-        self.refuse_part_rows("reads the answer from the first step on", model, settings)
 
     @property
     def revisits(self) -> bool:

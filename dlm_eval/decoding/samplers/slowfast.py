@@ -17,7 +17,6 @@ from dlm_eval.decoding.strategies import highest
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.engine import ForwardRow, Output
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.options import option
 
 
@@ -69,6 +68,8 @@ class TwoPhases(Unmasking):
     reads: ClassVar[Measure | None] = "probability"
     takes_schedule: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = True
+    shows_whole: ClassVar[str] = "cuts the canvas behind a sub-cycle"
+    full_attention: ClassVar[bool] = True
 
     @property
     def explores(self) -> int:
@@ -89,10 +90,6 @@ class TwoPhases(Unmasking):
     def settle(self, cycle: Cycle) -> None:
         """Sets `cycle.end`, and `cycle.fixed` if it stays, after a new estimate."""
         raise NotImplementedError
-
-    def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
-        super().refuse_model(model, settings)
-        self.refuse_part_rows("cuts the canvas behind a sub-cycle", model, settings)
 
     def most_steps(self, n: int, steps: int) -> int | None:
         return n

@@ -63,6 +63,8 @@ class VarGenerate(Confidence, name="var_generate"):
         2.0, above=0, help="power of the share of the hole that is written"
     )
     completes_only: ClassVar[bool] = True
+    shows_whole: ClassVar[str] = "hides what is behind a block"
+    full_attention: ClassVar[bool] = True
 
     def check(self) -> None:
         if self.rescore:
@@ -70,11 +72,6 @@ class VarGenerate(Confidence, name="var_generate"):
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
-        if model.attention != "full" or settings.cache in ("prefix", "dual"):
-            raise UserError(
-                f"decode strategy '{self.name}' needs full attention and no approximate cache; a "
-                "block of a block-causal model never sees what is behind it"
-            )
         if self.end_think_token_ids and max(self.end_think_token_ids) >= model.vocab_size:
             allowed = f"ids that {model.name} predicts, 0 to {model.vocab_size - 1}"
             raise value_error("decode end_think_token_ids", list(self.end_think_token_ids), allowed)

@@ -79,10 +79,16 @@ class Wino(Unmasking, name="wino"):
     reads: ClassVar[Measure | None] = "probability"
     takes_schedule: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = True
+    shows_whole: ClassVar[str] = "runs a shadow of the block beside the canvas"
+    full_attention: ClassVar[bool] = True
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        # A step takes back fewer tokens than the step before it has written, so the tokens that k
+        # steps leave are at least k - AT_FIRST + 1.
+        return n + AT_FIRST - 1
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
-        self.refuse_part_rows("runs a shadow of the block beside it", model, settings)
         if logit_shift(model) > 0:
             raise UserError(
                 f"decode strategy '{self.name}' needs predictions at a token's own position; those "
