@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import test_models_ar2diff
+from strategy_options import NEEDED
 from test_decoding_cache import blockwise
 
 from dlm_eval.answers import answer_jobs, journal_key
@@ -278,8 +279,6 @@ def test_the_journal_tells_a_draft_from_a_text_to_be_replaced() -> None:
 
 
 # -- who refuses -----------------------------------------------------------------------------------
-
-NEEDED = {"threshold": {"threshold": 0.5}, "factor": {"factor": 1.0}, "entropy_bound": {"entropy_bound": 0.1}}  # fmt: skip
 
 
 def test_strategies_that_never_revise_refuse_in_one_line() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import test_models_ar2diff
 import test_models_ddlm
+from strategy_options import NEEDED
 from test_metrics_samples import pages  # noqa: F401  (a fixture)
 
 from dlm_eval import Canvas, evaluate
@@ -181,19 +182,6 @@ def test_13_the_option_that_is_wrong_is_named(
 
 def test_13_decode_stands_above_gen_kwargs_by_either_name() -> None:
     assert DecodeOptions(user_layer({"stop": "a"}, {"until": "b"})).request({}).until == ("b",)
-
-
-COUNTS = str(Path(__file__).parent / "data" / "token_counts.json")
-NEEDED: dict[str, dict[str, Any]] = {  # options without which a strategy is refused
-    "pc_sampler": {"prior": COUNTS},
-    "linear_position": {"prior": COUNTS},
-    "frechet": {"frechet_margin": 0.02},
-    "threshold": {"threshold": 0.6},
-    "factor": {"factor": 1.0},
-    "entropy_bound": {"entropy_bound": 0.5},
-    "edit": {"threshold": 0.6, "editing_threshold": 0.5},
-    "daedal": {"max_gen_length": 16},
-}
 
 
 def answers(strategy: str, seed: int, samples: int = 1, process: str = "absorbing") -> Any:

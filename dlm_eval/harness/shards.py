@@ -143,7 +143,8 @@ def _described(loaded: Loaded, tasks: Mapping[str, Any], settings: RunSettings) 
         note_settings(loaded.journal, name, asked)
         identity[name] = {**asked, **digests(name, task, loaded, settings, ())}
     failed = {
-        key: [answer.error, answer.rows, answer.seconds] for key, answer in loaded.lm.failed.items()
+        key: [answer.error, answer.rows, answer.seconds, answer.computed]
+        for key, answer in loaded.lm.failed.items()
     }
     devices = loaded.pool.devices()
     return {
@@ -230,8 +231,10 @@ def _read(file: Path) -> StoredShard:
             dict(data["identity"]),
             str(data["model"]),
             {
-                key: Answer(None, str(error), int(rows), float(s))
-                for key, (error, rows, s) in data["failed"].items()
+                key: Answer(
+                    None, str(error), int(rows), float(s), None if ran is None else int(ran)
+                )
+                for key, (error, rows, s, ran) in data["failed"].items()
             },
             Spent(Cost(**data["device"]), float(data["wall_seconds"])),
             [
