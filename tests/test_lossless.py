@@ -13,6 +13,7 @@ from dlm_eval.canvas import BLANK
 from dlm_eval.models.families.toy import Toy, ToySettings
 
 CANVASES = 1000
+FULL = pytest.mark.full
 WHOLE = {"early_exit": False}
 
 
@@ -45,7 +46,7 @@ def answers(model: Any, canvases: list[Canvas], **options: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("draft_steps", [1, 2, 4, 9])
+@pytest.mark.parametrize("draft_steps", [4, *(pytest.param(n, marks=FULL) for n in (1, 2, 9))])
 def test_freedave_on_a_thousand_canvases(toy: Toy, draft_steps: int, temperature: float) -> None:
     canvases = random_canvases(toy, CANVASES, 10)
     plain = answers(toy, canvases, strategy="confidence", temperature=temperature)

@@ -64,7 +64,7 @@ def settings_of(name: str, **more: Any) -> dict[str, Any]:
 # -- independence ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.full), 0.7])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_answers_do_not_depend_on_company(name: str, temperature: float, tiny: Any) -> None:
     asked, options = canvases(), settings_of(name, temperature=temperature)
