@@ -167,8 +167,6 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
 
 def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
     """Raises SampleError if the model cannot fill the canvas, UserError for the settings."""
-    if settings.length_beam and settings.lengths:
-        raise UserError("decode length_beam and lengths exclude each other; give one")
     if canvas.draft and not settings.strategy.revises:
         raise not_revising(settings.strategy)
     if canvas.draft and not settings.uses_own_length:
