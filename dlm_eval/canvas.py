@@ -63,6 +63,12 @@ def _flags(packed: Iterable[Any]) -> tuple[bool, ...]:
     return tuple(map(bool, packed))
 
 
+def _check_length(length: int) -> None:
+    """Raises UserError for a negative length of a hole."""
+    if length < 0:
+        raise UserError(f"canvas length {length} is not allowed; it must be 0 or more")
+
+
 @dataclass(frozen=True)
 class Canvas:
     """A sequence of token ids in which some positions are open.
@@ -148,8 +154,7 @@ class Canvas:
             draft: whether filling begins with the ids of `middle` and revises them.
         """
         if isinstance(middle, int):
-            if middle < 0:
-                raise UserError(f"canvas length {middle} is not allowed; it must be 0 or more")
+            _check_length(middle)
             middle = [BLANK] * middle
         tokens = (*prefix, *middle, *suffix)
         is_open = bytes(len(prefix)) + b"\1" * len(middle) + bytes(len(suffix))
@@ -174,7 +179,17 @@ class Canvas:
             suffix: ids after the last hole.
             key: identity for random numbers.
             drafts: ids that each hole begins with, at most `length`; none if holes begin open.
+
+        Raises:
+            UserError: `length` is negative, there are not as many drafts as holes, or one is longer
+                than its hole.
         """
+        _check_length(length)
+        if drafts and len(drafts) != len(between) + 1:
+            raise UserError(
+                f"canvas drafts '{len(drafts)}' is not allowed; the canvas has {len(between) + 1} "
+                "holes, each with its draft"
+            )
         tokens, is_open = [*prefix], bytes(len(prefix))
         begun = drafts or [()] * (len(between) + 1)
         for draft, given in zip(begun, (*between, suffix), strict=True):

@@ -139,7 +139,8 @@ def check_options(algorithm: Any, what: str) -> None:
         if words and value is not None and word and value not in words:
             raise value_error(_full_name(what, name), value, describe(alternatives(hint)))
         if not facts.allows(value):
-            raise value_error(_full_name(what, name), value, facts.allowed())
+            shown_value = list(value) if isinstance(value, tuple) else value
+            raise value_error(_full_name(what, name), shown_value, facts.allowed())
 
 
 def parse_options(

@@ -181,10 +181,7 @@ def _cast_one(value: Any, kind: Any) -> Any:
     if kind is bool:
         return _cast_bool(value)
     if kind is int:
-        number = float(value)
-        if isinstance(value, bool) or number != int(number):
-            raise ValueError
-        return int(number)
+        return _cast_int(value)
     if kind is float:
         if isinstance(value, bool):
             raise ValueError
@@ -202,9 +199,28 @@ def _cast_one(value: Any, kind: Any) -> Any:
         item = typing.get_args(kind)[0]
         if item is str:
             return typed_texts(value)
-        items = split_commas(value.strip("[]()")) if isinstance(value, str) else list(value)
+        if isinstance(value, Mapping):
+            raise TypeError("a mapping is no list")
+        items = split_commas(_inside(value)) if isinstance(value, str) else list(value)
         return tuple(_cast_one(v, item) for v in items)
     raise TypeError(f"settings cannot hold {kind}")
+
+
+def _inside(text: str) -> str:
+    """Returns a typed list without its brackets, if it has any."""
+    return text[1:-1] if text[:1] + text[-1:] in ("[]", "()") else text
+
+
+def _cast_int(value: Any) -> int:
+    if isinstance(value, bool):
+        raise ValueError
+    try:
+        return int(str(value))  # every digit; a float has sixteen
+    except ValueError:
+        number = float(value)  # 1e3, 8.0
+    if number != int(number):
+        raise ValueError
+    return int(number)
 
 
 def _cast_bool(value: Any) -> bool:

@@ -259,6 +259,7 @@ def test_sampling_does_not_stop_early_for_means(tmp_path: Path) -> None:
         ({"scroe": "mean"}, ["'scroe'", "'score'"]),
         ({"score": "maen"}, ["'maen'", "'mean'"]),
         ({"special_tokens": "tokeniser"}, ["'tokeniser'", "'tokenizer'"]),
+        ({"suffix": None}, ["suffix 'None'", "a template"]),
     ],
 )
 def test_wrong_settings_are_told(choices: dict[str, Any], words: list[str]) -> None:

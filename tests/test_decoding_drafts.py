@@ -148,8 +148,10 @@ def test_two_holes_with_drafts() -> None:
     canvas = Canvas.holes([1], 2, [[2]], [3], drafts=[[0, 1], [3]])
     assert canvas.tokens == (1, 0, 1, 2, 3, BLANK, 3) and canvas.draft
     assert canvas.open == (False, True, True, False, True, True, False)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(UserError, match="drafts '1' is not allowed; the canvas has 2 holes"):
         Canvas.holes([1], 2, [[2]], [3], drafts=[[0, 1]])
+    with pytest.raises(UserError, match="length -1"):
+        Canvas.holes([1], -1, [[2]], [3])
 
 
 def test_rewriting_goes_on_from_a_text_as_from_its_own(tmp_path_factory: Any) -> None:

@@ -182,6 +182,16 @@ def test_13_the_option_that_is_wrong_is_named(
 
 def test_13_decode_stands_above_gen_kwargs_by_either_name() -> None:
     assert DecodeOptions(user_layer({"stop": "a"}, {"until": "b"})).request({}).until == ("b",)
+    named = user_layer({"gen_length": 9}, {"max_gen_toks": 5})
+    assert DecodeOptions(named).request({}).hole.length.tokens == 5
+
+
+@pytest.mark.parametrize("name", ["gen_length", "max_gen_toks", "max_new_tokens", "max_tokens"])
+def test_a_length_beside_a_preset_replaces_the_preset_s_by_any_name(name: str) -> None:
+    preset = {"preset": "dream_base_sudoku"}
+    assert DecodeOptions(preset).request({}).hole.length.tokens == 24
+    assert DecodeOptions({**preset, name: 5}).request({}).hole.length.tokens == 5
+    assert DecodeOptions().request({**preset, name: 5}).hole.length.tokens == 5
 
 
 def answers(strategy: str, seed: int, samples: int = 1, process: str = "absorbing") -> Any:

@@ -37,7 +37,17 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"threshold": 0.9}, "belongs to threshold"),
     ({"strategy": "random", "rescore": True}, "belongs to confidence"),
     ({"strategy": "timestep", "schedule": "even"}, "decides by itself"),
+    ({"lengths": [0]}, "lengths '[0]' is not allowed; it must be 1 or more"),
+    ({"lengths": "[[4]]"}, "a list, each a whole number"),
+    ({"lengths": {4: 1}}, "a list, each a whole number"),
+    ({"lengths": [4], "length_beam": 2}, "exclude each other"),
 ]
+
+
+@pytest.mark.parametrize("text", ["[4,9007199254740993]", "(4, 9007199254740993)", "4,9007199254740993"])  # fmt: skip
+def test_a_whole_number_keeps_its_digits(text: str) -> None:
+    assert resolve({"lengths": text}).lengths == (4, 2**53 + 1)
+    assert resolve({"steps": "1e3"}).steps == resolve({"steps": 1000.0}).steps == 1000
 
 
 @pytest.mark.parametrize(("options", "told"), BAD, ids=[str(options) for options, _ in BAD])

@@ -120,6 +120,11 @@ def test_lengths_that_cannot_be(toy: Toy) -> None:
         hole_length(toy, Hole(Length()), "abc")
     with pytest.raises(SampleError, match="fills the canvas"):
         hole_length(toy, Hole(Length(3), measure="canvas"), "abc")
+    for measure in ("alone", "in_place"):
+        with pytest.raises(SampleError, match="reference of an oracle length is empty"):
+            hole_length(toy, Hole(Length(), references=("",), measure=measure), "abc")
+        more = Hole(Length(None, 3), references=("", ""), measure=measure)
+        assert hole_length(toy, more, "abc") == 3
 
 
 def test_autoregressive_defaults_of_a_yaml_do_not_touch_the_sampler() -> None:

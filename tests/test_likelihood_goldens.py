@@ -202,3 +202,6 @@ def test_fast_dllm_v2_reads_no_line_break(tmp_path: Path) -> None:
     canvas = Canvas.continuation(model.encode("Answer:"), model.encode("\nA"))
     with pytest.raises(SampleError, match=r"first token only, which is '\\n'.*encoded apart"):
         score(model, [canvas], "fast_dllm_v2")
+    end = Canvas.continuation(model.encode("Answer:"), [model.eos_ids[0], *model.encode("A")])
+    with pytest.raises(SampleError, match=r"first token only, which is special \(id \d+\)"):
+        score(model, [end], "fast_dllm_v2")

@@ -131,6 +131,14 @@ def test_an_empty_context_without_any_bos_is_one_line() -> None:
         )
 
 
+@pytest.mark.parametrize("estimator", ["diffullama", "fast_dllm_v2"])
+def test_a_score_of_a_part_of_a_text_is_no_perplexity(estimator: str) -> None:
+    """One is a mean per token, the other the log-probability of the first token."""
+    text = Instance("loglikelihood_rolling", {}, ("abc",), 0, ("t", 0, 1))
+    with pytest.raises(UserError, match=f"'{estimator}' gives no log-probability of a whole text"):
+        harness(Toy(ToySettings()), estimator).loglikelihood_rolling([text])
+
+
 def test_a_continuation_fits_beside_the_bos_or_is_an_error() -> None:
     toy = Toy(ToySettings(max_length=16))
     toy.needs_bos = True

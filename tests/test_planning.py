@@ -487,6 +487,14 @@ def test_wrong_drafts_are_one_line() -> None:
     spec = InfillSpec.from_metadata("t", {"infill": {"length": 1, "between": "gaps", "draft": "begun"}})  # fmt: skip
     with pytest.raises(SampleError, match="draft has 1 text for 2 holes"):
         spec.hole("t", {"gaps": ["x"], "begun": ["a"]})
+    with pytest.raises(SampleError, match="draft has 0 texts for 2 holes"):
+        spec.hole("t", {"gaps": ["x"], "begun": []})
+    nested = InfillSpec.from_metadata("t", {"infill": {"length": "{{n}}", "draft": "a.x"}})
+    for doc in ({"n": 1, "a": None}, {"n": 1, "a": {"x": None}}):
+        with pytest.raises(SampleError, match="draft is 'None'"):
+            nested.hole("t", doc)
+    with pytest.raises(SampleError, match="length 'four' must be"):
+        nested.hole("t", {"n": "four", "a": {"x": "b"}})
     with pytest.raises(UserError, match="infill draft '3' is not allowed"):
         InfillSpec.from_metadata("t", {"infill": {"length": 1, "draft": 3}})
     model = load_model("tiny", dtype="float32", device="cpu")

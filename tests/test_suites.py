@@ -77,6 +77,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no name": ({"entries": [{"entry": "", "task": "demo_choice"}]}, "entry ''.*letters"),
     "a scale of 0": (with_entry(scale=0), "scale '0'.*above 0"),
     "a figure that is no number": (with_entry(published={"tiny": float("nan")}, protocol="same"), "'nan'.*finite"),
+    "two tasks": ({"entries": [{"entry": "one", "task": "demo_choice,demo_last_word"}]}, "task 'demo_choice,demo_last_word'.*one task"),
+    "a glob of tasks": ({"entries": [{"entry": "one", "task": "demo_*"}]}, "task 'demo_\\*'.*one task"),
+    "an empty task": ({"entries": [{"entry": "one", "task": ""}]}, "task ''.*one task"),
+    "no figures": (with_entry(published=None), "published 'None'.*key: value"),
+    "no sources": (with_entry(sources=None), "sources 'None'.*key: value"),
+    "a mapping for lengths": (with_entry(decode={"lengths": {8: 1}}), "lengths '{8: 1}'.*a list"),
     "text for lengths": (with_entry(decode={"lengths": "long"}), "lengths 'long'.*a list"),
     "two that tell each other's length": (
         {"entries": [
@@ -150,6 +156,30 @@ def test_options_replace_those_of_all_entries(tmp_path: Path) -> None:
     assert made.suite.digest == plan(tmp_path).suite.digest
 
 
+@pytest.mark.parametrize(
+    ("given", "merged"),
+    [
+        ({"gen_kwargs": {"steps": 4}}, {"strategy": "threshold", "threshold": 0.8, "gen_length": 12, "steps": 4}),
+        ({"gen_kwargs": {"max_gen_toks": 5, "do_sample": True}}, {"strategy": "threshold", "threshold": 0.8, "max_gen_toks": 5}),
+        ({"decode": {"max_new_tokens": 5}}, {"strategy": "threshold", "threshold": 0.8, "max_new_tokens": 5}),
+        ({"gen_kwargs": {"steps": 4}, "decode": {"steps": 3}}, {"strategy": "threshold", "threshold": 0.8, "gen_length": 12, "steps": 3}),
+        ({"decode": {"strategy": "random"}}, {"strategy": "random", "gen_length": 12}),
+        ({"decode": {"strategy": "threshold"}}, {"strategy": "threshold", "threshold": 0.8, "gen_length": 12}),
+        ({"gen_kwargs": {"preset": "llada"}}, {"preset": "llada"}),
+    ],
+)  # fmt: skip
+def test_generation_settings_of_the_user_replace_those_of_an_entry(
+    given: dict[str, Any], merged: dict[str, Any], tmp_path: Path
+) -> None:
+    """Whichever option and name they have; another strategy comes without the entry's options."""
+    own = {"strategy": "threshold", "threshold": 0.8, "gen_length": 12}
+    path = write(
+        tmp_path, entries=[{"entry": "one", "task": "demo_word_problem", "decode": dict(own)}]
+    )
+    (one,) = plan_suite({"suite": path, **given}).runs
+    assert dict(one.settings.decode) == merged
+
+
 def test_tasks_choose_entries(tmp_path: Path) -> None:
     made = plan(tmp_path, tasks="choice*,story")
     assert [e.entry for e in made.suite.entries] == ["choice", "choice_again", "story"]
@@ -213,6 +243,10 @@ def test_lm_evals_models_get_the_number_of_tokens_of_an_entry(tmp_path: Path) ->
     assert given() == [{"max_gen_toks": 12}, {"max_gen_toks": 24}, {}]
     assert given(gen_kwargs={"top_p": 0.9})[0] == {"max_gen_toks": 12, "top_p": 0.9}
     assert given(gen_kwargs={"max_gen_toks": 5}) == [{"max_gen_toks": 5}]
+    assert given(gen_kwargs={"max_new_tokens": 5}) == [{"max_new_tokens": 5}]
+    other = write(tmp_path, suite="other", entries=[{**rows[0], "decode": {"max_new_tokens": 7}}])
+    (one,) = plan_suite({"suite": other, "model": "tiny-ar"}).runs
+    assert dict(one.settings.gen_kwargs) == {"max_gen_toks": 7}
     (first, _, _) = evaluate(suite=path, model="tiny-ar", limit=1)["runs"]
     assert first["configs"]["demo_word_problem"]["generation_kwargs"]["max_gen_toks"] == 12
 
@@ -367,6 +401,8 @@ def test_ls_show_and_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         {"entry": "c", "task": "demo_choice", "decode": {"steps": 2}, "metric": "f1", "filter": "strict"},
         {"entry": "d", "task": "demo_story_infill", "estimator": "exact"},
         {"entry": "e", "task": "demo_story_infill", "decode": {"lengths": [4, 8]}},
+        {"entry": "f", "task": "demo_story_infill", "decode": {"strategy": "confidence", "threshold": 0.9}},
+        {"entry": "g", "task": "demo_word_problem", "decode": {"lengths": [0]}},
     ])  # fmt: skip
     assert main(["validate", wrong]) == 1
     said = capsys.readouterr().out
@@ -374,6 +410,7 @@ def test_ls_show_and_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         "a: its task runs generated code; say code: true", "b: code is true, and its task runs no generated code",
         "c: decode is for tasks that generate", "c: metric 'f1' is not one of acc", "c: filter 'strict' is not one of none",
         "d: estimator is for tasks that score", "e: decode lengths are tried, and its task tells the length",
+        "f: decode threshold is not used by strategy 'confidence'", "g: decode lengths '[0]' is not allowed",
     ):  # fmt: skip
         assert reason in said
 

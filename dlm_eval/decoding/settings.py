@@ -185,6 +185,8 @@ class DecodeSettings:
                 f"decode strategy '{self.strategy.name}': option '{taken[0]}' is the name of a "
                 "general setting; choose another"
             )
+        if self.length_beam and self.lengths:
+            raise UserError("decode length_beam and lengths exclude each other; give one")
         self.strategy.refuse(self)
         self._check_cache_options()
         if self.length_beam and self.lengths:

@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 
 from dlm_eval.canvas import BLANK, Canvas, FilledText, Filling, Score
 from dlm_eval.decoding import resolve
-from dlm_eval.errors import SampleError
+from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans, Request, warn_equal
 from dlm_eval.harness.request_jobs import Prepare, RequestKind, RequestKinds
 from dlm_eval.harness.requests import (
@@ -173,7 +173,13 @@ class CanvasJobs:
 
         Raises:
             SampleError: the text is empty.
+            UserError: the estimator does not score all tokens of a text.
         """
+        if not (estimator := self._estimator(record.task)).of_all:
+            raise UserError(
+                f"estimator '{estimator.name}' gives no log-probability of a whole text, which task "
+                f"'{record.task}' needs; use auto"
+            )
         key = digest(record.task, record.doc, record.repeat)
         block = block_of(request.args)
         canvases = (

@@ -18,12 +18,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from jinja2 import TemplateError
 from lm_eval import utils
 from lm_eval.api.task import ConfigurableTask
 
 from dlm_eval.errors import UserError
 from dlm_eval.harness.requests import CHOICE, ChoiceForm, SpecialTokens
 from dlm_eval.harness.task_metadata import settings_in
+from dlm_eval.settings import shown
 
 ALLOWED = {"special_tokens": get_args(SpecialTokens), "score": ("sum", "mean")}
 
@@ -53,7 +55,13 @@ class ChoiceSpec:
             UserError: ``metadata.choices`` is missing, or has an unknown key or value.
         """
         names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**settings_in(task, metadata, "choices", "ChoiceTask", names, ALLOWED))
+        spec = cls(**settings_in(task, metadata, "choices", "ChoiceTask", names, ALLOWED))
+        if not isinstance(spec.suffix, str):
+            raise UserError(
+                f"task '{task}': metadata.choices suffix '{shown(spec.suffix)}' is not allowed; it "
+                "must be a template"
+            )
+        return spec
 
     def form(self, doc: dict[str, Any]) -> ChoiceForm:
         """Returns how the choices of one document are encoded and scored."""
@@ -75,8 +83,10 @@ class ChoiceTask(ConfigurableTask):  # type: ignore[misc]
                 " ChoiceTask; it must be multiple_choice"
             )
         super().__init__(config=settings)
-        # Find a wrong template before a model is loaded.
-        self.choices.form(self.task_docs[0])
+        try:  # find a wrong template before a model is loaded
+            self.choices.form(self.task_docs[0])
+        except TemplateError as error:
+            raise UserError(f"task '{name}': document 0: {error}") from error
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
         """Returns lm-eval's requests with the form of the choices added to their arguments."""

@@ -130,17 +130,11 @@ class DecodeOptions:
             own.pop("preset", None)
         base = {"strategy": self.strategy or default_strategy(self.process)}
         named = [self._named(layer, task) for layer in (own, self.user)]
-        ours, theirs = (expand(layer).get("strategy") for layer in named)
-        if theirs not in (None, ours):  # another strategy comes without the options of the task's
-            named[0] = {
-                key: value
-                for key, value in expand(named[0]).items()
-                if key != "schedule" and not users_of(key)
-            }
-        fitting, replaced = fit_task(expand(named[0]), self.process)
+        named[0] = _without_options(named[0], named[1])
+        fitting, replaced = fit_task(_expanded(named[0]), self.process)
         if replaced:
             named[0] = fitting  # these are no longer the preset's settings
-        layers = (base, fitting, expand(named[1]))
+        layers = (base, fitting, _expanded(named[1]))
         return Request(
             hole=arguments.get(HOLE) or Hole(Length(_length(layers) or self.default_length)),
             until=_texts(_stop(arguments))
@@ -294,9 +288,62 @@ def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict
         for key in keys:
             if key not in known:
                 raise unknown_name_error(option, key, known)
-    if any(key in decode for key in STOP_KEYS):
-        generic = {key: value for key, value in generic.items() if key not in STOP_KEYS}
-    return {**generic, **decode}
+    return replaced_by(generic, decode)
+
+
+def replaced_by(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `settings` with `others` in their place. Length and stop strings have several names."""
+    names = {
+        name
+        for group in (LENGTH_KEYS, STOP_KEYS)
+        if any(key in others for key in group)
+        for name in group
+    }
+    return {**{key: value for key, value in settings.items() if key not in names}, **others}
+
+
+def entry_layer(entry: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the decode settings of a suite's entry with the user's in their place: a preset
+    replaces them whole, and another strategy comes without the options of the entry's.
+
+    Args:
+        entry: its `decode`.
+        user: from `user_layer`.
+    """
+    if user.get("preset") is not None:
+        return dict(user)
+    whole = entry if entry.get("preset") == "authors" else _without_options(entry, user)
+    return replaced_by(whole, user)
+
+
+def length_of(decode: Mapping[str, Any]) -> int | None:
+    """Returns the number of tokens that decode settings or their preset ask for; None without one.
+
+    Raises:
+        UserError: it is no whole number above 0.
+    """
+    authors = decode.get("preset") == "authors"  # which differ by model and task
+    return _length([{**decode, "preset": None} if authors else _expanded(decode)])
+
+
+def _without_options(task: Mapping[str, Any], user: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a task's settings, without its strategy's options if the user names another one."""
+    ours, theirs = (expand(layer).get("strategy") for layer in (task, user))
+    if theirs in (None, ours):
+        return task
+    return {
+        key: value
+        for key, value in _expanded(task).items()
+        if key != "schedule" and not users_of(key)
+    }
+
+
+def _expanded(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a layer with its `preset`, if any, replaced by the preset's settings, which the
+    layer's own override.
+    """
+    own = {key: value for key, value in layer.items() if key != "preset"}
+    return replaced_by(expand({"preset": layer.get("preset")}), own)
 
 
 def user_keys(*layers: Mapping[str, Any]) -> list[str]:

@@ -112,19 +112,23 @@ class InfillSpec:
         """Returns the hole of one document.
 
         Raises:
-            UserError: a column is missing, or the length is not allowed.
-            SampleError: `reference`, `between` or `draft` of the document is neither a text nor a
-                list of texts, or there are not as many drafts as holes.
+            UserError: a column is missing.
+            SampleError: the document's length is not allowed, its `reference`, `between` or `draft`
+                is neither a text nor a list of texts, or there are not as many drafts as holes.
         """
+        try:
+            length = _length(task, utils.apply_template(self.length, doc))
+        except UserError as error:  # of this document: that of all was checked before
+            raise SampleError(str(error)) from None
         between = () if self.between is None else _texts_of("between", self.between, doc)
         drafts = () if self.draft is None else _texts_of("draft", self.draft, doc)
-        if drafts and len(drafts) != len(between) + 1:
+        if self.draft is not None and len(drafts) != len(between) + 1:
             raise SampleError(
                 f"metadata.infill draft has {counted(len(drafts), 'text')} for "
                 f"{counted(len(between) + 1, 'hole')}"
             )
         return Hole(
-            _length(task, utils.apply_template(self.length, doc)),
+            length,
             "" if self.suffix is None else utils.apply_template(self.suffix, doc),
             () if self.reference is None else _texts_of("reference", self.reference, doc),
             self.measure,
@@ -149,7 +153,8 @@ class InfillTask(ConfigurableTask):  # type: ignore[misc]
         try:  # find a wrong template before a model is loaded
             self.infill.hole(self.config.task, self.task_docs[0])
         except (SampleError, TemplateError) as error:
-            raise UserError(f"task '{self.config.task}': document 0: {error}") from error
+            reason = str(error).removeprefix(f"task '{self.config.task}': ")
+            raise UserError(f"task '{self.config.task}': document 0: {reason}") from error
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
         """Returns lm-eval's requests with the hole added to their generation arguments."""
@@ -216,6 +221,8 @@ def _texts_of(
 def _column(setting: str, name: str, doc: dict[str, Any]) -> Any:
     value: Any = doc
     for part in name.split("."):
+        if value is None:  # of this document
+            return None
         if not isinstance(value, Mapping) or part not in value:
             raise UserError(
                 f"metadata.infill {setting} '{name}' is not a column of the document: "

@@ -8,9 +8,9 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from dlm_eval.decoding.presets import preset_settings, presets
 from dlm_eval.errors import UserError
 from dlm_eval.harness.baseline import Baseline
+from dlm_eval.harness.decode_config import length_of
 from dlm_eval.harness.infill import begins_with_draft
 from dlm_eval.harness.model_kind import OF_DENOISERS, Loaded, refuse_settings, without
 from dlm_eval.harness.plan import CountedRequests, DryRun, Found, Plan, TaskPlan
@@ -51,7 +51,7 @@ class LmEvalModels:
 
     def entry_conditions(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Of the decode settings the number of tokens is left, under lm-eval's name."""
-        length = _length_of(own.get("decode") or {})
+        length = length_of(own.get("decode") or {})
         asked = {} if length is None else {"gen_kwargs": {"max_gen_toks": length}}
         return {**without(own, OF_DENOISERS), **asked}
 
@@ -114,13 +114,6 @@ class LmEvalModels:
         devices = 1 if baseline.is_remote else dry.devices()
         tasks = tuple(plans.values())
         return Plan(baseline.checkpoint, "texts", tasks, devices, dry.journal_path)
-
-
-def _length_of(decode: Mapping[str, Any]) -> int | None:
-    """Returns the `gen_length` of decode settings, or of their preset; None without one."""
-    preset = str(decode.get("preset", ""))
-    whole = {**(preset_settings(preset) if preset in presets() else {}), **decode}
-    return None if whole.get("gen_length") is None else int(whole["gen_length"])
 
 
 def _options(settings: RunSettings) -> TextOptions:

@@ -361,7 +361,8 @@ def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
     """Returns the number of open positions, of all holes together.
 
     Raises:
-        SampleError: an oracle length has no references, or the prompt alone fills the canvas.
+        SampleError: an oracle length has no references or is no token, or the prompt alone fills the
+            canvas.
     """
     given = hole.length.tokens
     if given is not None:
@@ -377,10 +378,13 @@ def hole_length(model: Denoiser, hole: Hole, prefix: str) -> int:
         return room
     if not hole.references:
         raise SampleError("an oracle length needs a reference text, and this document has none")
-    return (
-        max(_tokens(model, hole.measure, prefix, text) for text in hole.references)
-        + hole.length.more
-    )
+    longest = max(_tokens(model, hole.measure, prefix, text) for text in hole.references)
+    if longest + hole.length.more < 1:  # behind a prefix, a text can even take a token away
+        raise SampleError(
+            "the reference of an oracle length is empty in the model's tokens: nothing is left to "
+            "write"
+        )
+    return longest + hole.length.more
 
 
 def _tokens(model: Denoiser, measure: str, prefix: str, text: str) -> int:

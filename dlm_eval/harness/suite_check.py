@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dlm_eval.decoding import resolve
+from dlm_eval.errors import UserError
 from dlm_eval.harness.code_tasks import ways
+from dlm_eval.harness.decode_config import DecodeOptions
 from dlm_eval.harness.infill import InfillTask
 from dlm_eval.harness.suites import Entry
 
@@ -30,6 +33,7 @@ def problems(entry: Entry, loaded: Mapping[str, Any]) -> Iterator[str]:
             "decode lengths are tried, and its task tells the length (infill length oracle), also to"
             " a model that takes no decode settings; take a task with a fixed length"
         )
+    yield from _undecodable(conditions.decode, tasks)
     if conditions.estimator and not kinds & set(LIKELIHOOD):
         yield "estimator is for tasks that score likelihoods"
     runs_code = bool(ways(tasks))
@@ -48,6 +52,19 @@ def problems(entry: Entry, loaded: Mapping[str, Any]) -> Iterator[str]:
         pipelines = {f.name for task in tasks.values() for f in getattr(task, "_filters", ())}
         if entry.filter not in pipelines:
             yield f"filter '{entry.filter}' is not one of {', '.join(sorted(pipelines))}"
+
+
+def _undecodable(decode: Mapping[str, Any] | None, tasks: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what is wrong with an entry's decode settings on top of its tasks'."""
+    if not decode or decode.get("preset") == "authors":
+        return
+    try:
+        for name, task in tasks.items():
+            if task.OUTPUT_TYPE == "generate_until":
+                ask = DecodeOptions(decode).request(task.config.generation_kwargs or {}, name)
+                resolve(*ask.layers)
+    except UserError as error:
+        yield str(error)
 
 
 def _tells_length(task: Any) -> bool:

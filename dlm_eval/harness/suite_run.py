@@ -16,6 +16,7 @@ from typing import Any
 
 from dlm_eval.errors import DlmEvalError, UserError
 from dlm_eval.harness.checks import Ask, check_settings
+from dlm_eval.harness.decode_config import entry_layer, replaced_by, user_layer
 from dlm_eval.harness.frontier import Point, points_of, warnings_of
 from dlm_eval.harness.metric_errors import error_of
 from dlm_eval.harness.model_kind import Loaded
@@ -258,17 +259,23 @@ def _runs(
 def effective(entry: Entry, model: str, overridden: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the run settings of an entry: its own, overridden by the user's.
 
-    The user's decode settings are merged with the entry's, unless they name another preset. The
-    kind of model says what the entry's mean to it. Without a chat template there are no turns.
+    The user's decode settings (--gen_kwargs and --decode) are merged with the entry's, unless they
+    name another preset. The kind of model says what the entry's mean to it. Without a chat template
+    there are no turns.
     """
     own = kind_of(model).entry_conditions(entry.conditions.given())
     if not overridden.get("apply_chat_template", True):
         own.pop("fewshot_as_multiturn", None)
     merged = {**own, **overridden}
-    for key in ("decode", "gen_kwargs", "metadata"):
-        theirs, users = own.get(key) or {}, overridden.get(key) or {}
-        if theirs and users and "preset" not in users:
-            merged[key] = {**theirs, **users}
+    generic, decode, metadata = (
+        overridden.get(key) or {} for key in ("gen_kwargs", "decode", "metadata")
+    )
+    if own.get("decode") and (generic or decode):
+        merged["decode"] = entry_layer(own["decode"], user_layer(generic, decode))
+    if own.get("gen_kwargs") and generic:
+        merged["gen_kwargs"] = replaced_by(own["gen_kwargs"], generic)
+    if own.get("metadata") and metadata:
+        merged["metadata"] = {**own["metadata"], **metadata}
     return merged
 
 

@@ -27,6 +27,7 @@ Protocol = Literal["same", "near", "other"]
 Data = Literal["real", "ours", "hub"]
 # Of an entry: --tasks has commas and globs, and recorded answers have a file of this name.
 NAME = re.compile(r"\w[\w.+-]*")
+ONE_TASK = re.compile(r"[^\s,*?\[\]]+")  # neither empty, nor a list, nor a glob of --tasks
 
 
 @dataclass(frozen=True)
@@ -303,6 +304,10 @@ def _entry(content: Any, defaults: Mapping[str, Any], suite: str) -> Entry:
     entry = Entry(**_cast(Entry, rest, what), **cast)
     if not NAME.fullmatch(entry.entry):
         raise UserError(f"{what} is not allowed; a name is of letters, digits and . _ - +")
+    if not ONE_TASK.fullmatch(entry.task):
+        raise UserError(
+            f"{what}: task '{shown(entry.task)}' is not allowed; it must be one task, group or tag"
+        )
     if entry.scale <= 0:
         raise UserError(f"{what}: scale '{entry.scale:g}' is not allowed; it must be above 0")
     _check_conditions(entry.conditions, what)
@@ -329,7 +334,8 @@ def _cast(cls: type[Any], values: Mapping[str, Any], what: str) -> dict[str, Any
         setting = f"{what}: {key}"
         hint = hints[key]
         if "Mapping" in str(hint):
-            found[key] = None if value is None else _mapping(value, setting)
+            unset = value is None and type(None) in alternatives(hint)
+            found[key] = None if unset else _mapping(value, setting)
         elif literals(hint):
             if value not in literals(hint):
                 raise unknown_name_error(setting, shown(value), literals(hint))

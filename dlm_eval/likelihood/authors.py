@@ -112,6 +112,7 @@ class DiffuLLaMA(Planned, name="diffullama"):
 
     cost = "steps"
     per_token = True
+    of_all = False
     steps: int = option(32, least=1, help="grid points T")
     weighting: Literal["mean", "1/t"] = option(
         "mean", help="'mean' (the code) or '1/t' (the paper)"
@@ -159,6 +160,7 @@ class FastDLLMv2(Estimator, name="fast_dllm_v2"):
     """
 
     cost = "1"
+    of_all = False
 
     def budget(self, n: int) -> int:
         return 1
@@ -192,12 +194,15 @@ class FastDLLMv2(Estimator, name="fast_dllm_v2"):
         """Returns the log-probability of the first token, nats.
 
         Raises:
-            SampleError: that token is white space, which all choices have in common.
+            SampleError: that token is white space or special, which all choices have in common.
         """
         assert target.model is not None
-        if (text := target.model.decode(target.truth.tolist())).isspace():
+        (first,) = target.truth.tolist()
+        text = target.model.decode([first])
+        if not text.strip():
+            what = repr(text) if text else f"special (id {first})"
             raise SampleError(
-                f"estimator fast_dllm_v2 reads the first token only, which is {text!r}: use a task "
+                f"estimator fast_dllm_v2 reads the first token only, which is {what}: use a task "
                 "whose choices are encoded apart from their context (mmlu_fast_dllm_v2, ...)"
             )
         only = np.ones((1, 1), dtype=bool)

@@ -86,12 +86,15 @@ class Estimator:
         kind: kind of its scores: 'exact', 'lower bound', 'upper bound' or 'score'.
         cost: number of forwards for n open tokens, in words.
         per_token: whether its scores are means per token, and not sums.
+        of_all: whether its scores are log-probabilities of all tokens together, as perplexities
+            need them.
     """
 
     name: ClassVar[str] = ""
     kind: ClassVar[str] = "score"
     cost: ClassVar[str] = ""
     per_token: ClassVar[bool] = False
+    of_all: ClassVar[bool] = True
 
     def __init_subclass__(cls, name: str = "", **rest: Any) -> None:
         super().__init_subclass__(**rest)
