@@ -217,11 +217,17 @@ class Unmasking(Strategy):
     def why_no_checkpoint(self, process: str) -> str | None:
         return f"strategy '{self.name}' keeps state between steps" if self.keeps_state else None
 
+    @property
+    def _whole_rows(self) -> str:
+        """Why its rows have to run and show the whole canvas; "" if they need not."""
+        growing = "changes the length of the canvas" if self.resizes is True else ""
+        return self.shows_whole or growing
+
     def refuse(self, settings: DecodeSettings) -> None:
         super().refuse(settings)
-        if self.shows_whole and settings.cache in APPROXIMATE:
+        if self._whole_rows and settings.cache in APPROXIMATE:
             raise UserError(
-                f"decode strategy '{self.name}' {self.shows_whole}; it needs no approximate cache, so "
+                f"decode strategy '{self.name}' {self._whole_rows}; it needs no approximate cache, so "
                 f"leave cache '{settings.cache}' out"
             )
         if self.takes_block_length:
@@ -249,9 +255,9 @@ class Unmasking(Strategy):
                 f"decode strategy '{self.name}' inserts and deletes within the blocks of a "
                 "block-causal model; it needs such a model, and leave block_length out"
             )
-        if self.full_attention and model.attention != "full":
+        if (self.full_attention or self.resizes is True) and model.attention != "full":
             raise UserError(
-                f"decode strategy '{self.name}' {self.shows_whole}; it needs full attention, which "
+                f"decode strategy '{self.name}' {self._whole_rows}; it needs full attention, which "
                 f"{model.name} does not have"
             )
         if self.owns_blocks and model.block_length is not None:
