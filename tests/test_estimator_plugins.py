@@ -215,7 +215,7 @@ class Limits:
         ({"half": 0}, "thing half '0.0' is not allowed; it must be above 0 and at most 1"),
         ({"other": 1}, "thing other '1.0' is not allowed; it must be 0 or more and below 1"),
         ({"named": "c"}, "thing named 'c' is not allowed; it must be one of a, b"),
-        ({"many": "[2,0]"}, "thing many '(2, 0)' is not allowed; it must be 1 or more"),
+        ({"many": "[2,0]"}, "thing many '[2, 0]' is not allowed; it must be 1 or more"),
         ({"neded": 1}, "thing 'neded' is not known; did you mean 'needed'?"),
     ],
 )
