@@ -214,7 +214,7 @@ def test_07_a_program_that_yields_no_rows_fails_alone(toy: Toy) -> None:
 ATTRIBUTES = {
     "ends": (
         "whenever",
-        "ends 'whenever' is not allowed; it must be one of full, limit, steps, stable",
+        "ends 'whenever' is not allowed; it must be one of full, limit, steps, stable, own",
     ),
     "reads": ("sharpness", "reads 'sharpness' is not allowed"),  # was read as 'probability'
     "default_schedule": ("evn", "default_schedule 'evn' is not allowed"),

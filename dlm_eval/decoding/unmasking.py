@@ -34,7 +34,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import Denoiser, logit_shift
 from dlm_eval.options import check_option_names
 
-Ends = Literal["full", "limit", "steps", "stable"]
+Ends = Literal["full", "limit", "steps", "stable", "own"]
 Steps = Generator[list[ForwardRow], list[Output], Any]
 # of a block, in addition to its own steps and four for each position of the canvas
 MOST_STEPS = 1000
@@ -53,8 +53,8 @@ class Unmasking(Strategy):
             lead over the runner-up ('margin') or the negative entropy ('entropy', nats); None if
             the strategy chooses positions without reading them.
         ends: when a block is done: when it is 'full', when it is full or all its steps are done
-            ('limit'; what is open then stays open), after all its 'steps', or when it is full and
-            a step changes nothing ('stable').
+            ('limit'; what is open then stays open), after all its 'steps', when it is full and a
+            step changes nothing ('stable'), or when `stops` says so ('own').
         last_step_fills: whether one more step fills the positions that are open after the last one.
         keeps_state: whether the strategy keeps state between steps besides the canvas: numbers on
             the device (`Query.keeps`), or `memory`. There are no checkpoints then.
@@ -83,7 +83,7 @@ class Unmasking(Strategy):
     @property
     def revisits(self) -> bool:
         """Whether a step also considers positions of the block that are already written."""
-        return self.ends in ("steps", "stable")
+        return self.ends in ("steps", "stable", "own")
 
     @property
     def tokens_are_final(self) -> bool:
@@ -99,8 +99,17 @@ class Unmasking(Strategy):
         """
         return None
 
+    def block_memory(self, state: DecodeState) -> Any:
+        """Returns what is kept from the first step of a block on: what was kept before, unless a
+        strategy begins anew with each block.
+
+        Args:
+            state: the canvas before the first step of the block `state.block`.
+        """
+        return state.memory
+
     def stops(self, state: DecodeState) -> bool:
-        """Returns whether the block ends now, whatever `ends` says; open positions then stay open."""
+        """Returns whether the block ends now, if `ends` is 'own'; open positions then stay open."""
         return False
 
     def candidates(self, at: Ints) -> Ints:
@@ -289,6 +298,7 @@ class Unmasking(Strategy):
             yield from state.write_draft(request.canvas)
         for block in state.blocks[state.block :]:
             state.block = block.number
+            state.memory = self.block_memory(state)
             yield from self._fill_block(state, block, first, request)
             if state.exit != "full":
                 break
@@ -334,8 +344,10 @@ class Unmasking(Strategy):
 
     def _goes_on(self, state: DecodeState, block: Block, step: int, left: int) -> bool:
         """Returns whether the block, with `left` open positions, has another step."""
-        if state.exit != "full" or self.stops(state):
+        if state.exit != "full":
             return False
+        if self.ends == "own":
+            return not self.stops(state)
         if self.ends == "steps":
             return step < block.steps or (self.last_step_fills and left > 0)
         if left > 0 and self.ends == "limit":

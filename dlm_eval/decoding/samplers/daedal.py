@@ -124,6 +124,7 @@ class Daedal(Unmasking, name="daedal"):
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False
     resizes = True
+    shows_whole: ClassVar[str] = "changes the length of the canvas"
     owns_blocks: ClassVar[bool] = True
     completes_only: ClassVar[bool] = True
 

@@ -56,20 +56,14 @@ class Mixtures:
     """What is kept between the steps of a block.
 
     Attributes:
-        block: its number, -1 before the first.
         inputs: [L, 2 MOST] tokens and probabilities; 0 at hard positions.
         steps: steps so far.
         done: whether the block ends.
     """
 
     def __init__(self, length: int) -> None:
-        self.block, self.steps, self.done = -1, 0, False
+        self.steps, self.done = 0, False
         self.inputs: NDArray[np.float32] = np.zeros((length, 2 * MOST), dtype=np.float32)
-
-    def begin(self, block: int) -> None:
-        """Starts a block: committed blocks are read as tokens."""
-        self.block, self.steps, self.done = block, 0, False
-        self.inputs[:] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +84,8 @@ class SoftParallel(Unmasking, name="dmax"):
     takes_steps: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "probability"
-    ends: ClassVar[Ends] = "stable"
+    ends: ClassVar[Ends] = "own"
     shows_whole: ClassVar[str] = "reads mixtures of tokens, which no cache has"
-
-    @property
-    def steps_when_full(self) -> int:
-        return 2**20  # `stops` decides
 
     def most_forwards(
         self, model: Denoiser, canvas: Canvas, settings: DecodeSettings
@@ -124,19 +114,16 @@ class SoftParallel(Unmasking, name="dmax"):
                 "that reads mixtures of tokens (llada2)"
             )
 
-    def memory(self, state: DecodeState) -> Mixtures:
-        return Mixtures(len(state.ids))
+    def block_memory(self, state: DecodeState) -> Mixtures:
+        return Mixtures(len(state.ids))  # committed blocks are read as tokens
 
     def stops(self, state: DecodeState) -> bool:
-        kept = cast(Mixtures, state.memory)
-        return kept.block == state.block and kept.done
+        return cast(Mixtures, state.memory).done
 
     def step(
         self, state: DecodeState, view: StepState, op: Draw
     ) -> Generator[list[ForwardRow], list[Output], Edit]:
         kept, at = cast(Mixtures, state.memory), view.position
-        if kept.block != state.block:
-            kept.begin(state.block)
         model = cast(SoftInputs, state.model)
         row = state.row(at, Query(SoftReader(op, self.soft_top_k), model.soft_logits))
         row = replace(row, inputs=kept.inputs[: len(row.tokens)].copy())

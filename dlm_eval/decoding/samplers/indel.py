@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding.draw import Draw
-from dlm_eval.decoding.state import Block, DecodeState
+from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Bools, Edit, Floats, Ints, Query, StepState
 from dlm_eval.decoding.strategies import highest
-from dlm_eval.decoding.unmasking import Unmasking
+from dlm_eval.decoding.unmasking import Ends, Unmasking
 from dlm_eval.engine import ForwardRow, Output
 from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser, edit_tokens
@@ -61,7 +61,6 @@ class BlockMemory:
     """What is kept while a block is decoded.
 
     Attributes:
-        number: of the block.
         steps: steps done.
         without_original: steps that found no original mask.
         finished: whether the block is done.
@@ -70,7 +69,6 @@ class BlockMemory:
         shown, read: the block's tokens when the model ran last, and what it read.
     """
 
-    number: int = -1
     steps: int = 0
     without_original: int = 0
     finished: bool = False
@@ -142,6 +140,7 @@ class JointThresholdInDel(Unmasking, name="joint_threshold_indel"):
     resizes = "within_blocks"
     shows_whole: ClassVar[str] = "inserts and deletes in the blocks of a block-causal model"
     completes_only: ClassVar[bool] = True
+    ends: ClassVar[Ends] = "own"
     keeps_state: ClassVar[bool] = True
 
     # -- what it works with ------------------------------------------------------------------------
@@ -195,21 +194,12 @@ class JointThresholdInDel(Unmasking, name="joint_threshold_indel"):
 
     # -- steps -------------------------------------------------------------------------------------
 
-    @property
-    def revisits(self) -> bool:
-        return True
-
-    @property
-    def tokens_are_final(self) -> bool:
-        return False
-
-    def memory(self, state: DecodeState) -> Any:
+    def block_memory(self, state: DecodeState) -> BlockMemory:
         return BlockMemory()
 
-    def _goes_on(self, state: DecodeState, block: Block, step: int, left: int) -> bool:
-        if state.memory.number != block.number:
-            state.memory = BlockMemory(block.number)
-        return state.exit == "full" and not state.memory.finished
+    def stops(self, state: DecodeState) -> bool:
+        memory: BlockMemory = state.memory
+        return memory.finished
 
     def step(
         self, state: DecodeState, view: StepState, op: Draw

@@ -25,8 +25,7 @@ class Cycle:
     """A sub-cycle of a block. Places are counted in the block, from 0.
 
     Attributes:
-        block: number of the block.
-        size: its positions.
+        size: positions of the block.
         begin: first place of the sub-cycle; all before it are written.
         end: the end that the last estimates give.
         fixed: whether the end stays.
@@ -34,8 +33,7 @@ class Cycle:
         explored, filled: forwards of the two phases so far.
     """
 
-    block: int = -1
-    size: int = 0
+    size: int
     begin: int = 0
     end: int = 0
     fixed: bool = False
@@ -94,17 +92,15 @@ class TwoPhases(Unmasking):
     def most_steps(self, n: int, steps: int) -> int | None:
         return n
 
-    def memory(self, state: DecodeState) -> Cycle:
-        return Cycle()
+    def block_memory(self, state: DecodeState) -> Cycle:
+        return Cycle(len(state.block_positions))
 
     def step(
         self, state: DecodeState, view: StepState, op: Draw
     ) -> Generator[list[ForwardRow], list[Output], Edit]:
         cycle: Cycle = state.memory
-        if cycle.block != state.block:
-            vars(cycle).update(vars(Cycle(state.block, len(state.block_positions))))
         if cycle.explored == self.explores and not self._open(state, cycle, cycle.end).any():
-            vars(cycle).update(vars(Cycle(cycle.block, cycle.size, begin=cycle.end)))
+            cycle = state.memory = Cycle(cycle.size, begin=cycle.end)
         exploring = cycle.explored < self.explores
         places = np.nonzero(self._open(state, cycle, cycle.size if exploring else cycle.end))[0]
         at = state.block_positions[cycle.begin + places]

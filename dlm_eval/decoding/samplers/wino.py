@@ -43,12 +43,10 @@ class Judged:
     """What is kept of a block.
 
     Attributes:
-        block: its number.
         accepted: tokens that the step before has written.
         layout: of its rows.
     """
 
-    block: int
     accepted: int
     layout: Layout
 
@@ -108,15 +106,13 @@ class Wino(Unmasking, name="wino"):
     def tokens_are_final(self) -> bool:
         return False
 
-    def memory(self, state: DecodeState) -> Judged:
-        return self._begun(state, 0)
+    def block_memory(self, state: DecodeState) -> Judged:
+        return Judged(AT_FIRST, shadowed(len(state.ids), state.block_positions))
 
     def step(
         self, state: DecodeState, view: StepState, op: Draw
     ) -> Generator[list[ForwardRow], list[Output], Edit]:
         judged: Judged = state.memory
-        if judged.block != state.block:
-            judged = state.memory = self._begun(state, state.block)
         is_open = view.open
         token, logprob, score, verified = yield from self._read(state, view, op, judged.layout)
         left = int(is_open.sum())
@@ -127,11 +123,6 @@ class Wino(Unmasking, name="wino"):
             erased = view.position[~is_open][back]
         judged.accepted = len(written)
         return Edit(written, token[:left][chosen], logprob[:left][chosen], erased)
-
-    def _begun(self, state: DecodeState, block: int) -> Judged:
-        return Judged(
-            block, AT_FIRST, shadowed(len(state.ids), np.nonzero(state.block_of == block)[0])
-        )
 
     def _read(
         self, state: DecodeState, view: StepState, op: Draw, layout: Layout

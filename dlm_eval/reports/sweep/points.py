@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from dlm_eval.errors import UserError
+from dlm_eval.reports.files.json_values import total
 from dlm_eval.reports.regression.statistics import Paired, paired
 from dlm_eval.settings import split_commas
 
@@ -185,7 +186,7 @@ def mean_of_templates(points: Sequence[Point]) -> Point:
         tokens=sum(p.tokens for p in points),
         seconds=math.fsum(p.seconds for p in points),
         results="",
-        computed=total(p.computed for p in points),
+        computed=total([p.computed for p in points]),
         values=_mean_values([p.values for p in points]),
     )
 
@@ -198,9 +199,3 @@ def _mean_values(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
         for key in first
         if all(key in other for other in others)
     }
-
-
-def total(counts: Iterable[int | None]) -> int | None:
-    """Returns the sum; None if a count is not known."""
-    known = list(counts)
-    return None if None in known else sum(count for count in known if count is not None)
