@@ -186,11 +186,9 @@ class DecodeSettings:
                 "general setting; choose another"
             )
         if self.length_beam and self.lengths:
-            raise UserError("decode length_beam and lengths exclude each other; give one")
+            raise UserError("decode length_beam and lengths exclude each other; give one of them")
         self.strategy.refuse(self)
         self._check_cache_options()
-        if self.length_beam and self.lengths:
-            raise UserError("decode length_beam and lengths exclude each other; give one of them")
         if self.cache in APPROXIMATE and self.guidance:
             raise UserError(
                 f"decode cache '{self.cache}' and guidance '{self.guidance}' exclude each other; "
