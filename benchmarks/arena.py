@@ -3,7 +3,7 @@
     python benchmarks/arena.py -o results/arena [--model tiny] [--tasks demo_word_problem] [--limit 60]
         [--templates YAML ...] [--prior FILE] [--only NAME ...]
 
-It runs `dlm-eval sweep` (docs/sweep.md) over the grids below and prints the table as Markdown:
+It runs `dlm-eval sweep` (docs/guides/sweep.md) over the grids below and prints the table as Markdown:
 accuracy with its paired difference to the one-token decoder, forwards and computed positions a
 document, and who is on which Pareto front. Further options of `sweep` follow a `--`.
 """
@@ -52,7 +52,7 @@ def prior_of(model: str, output: Path) -> Path:
     """Returns a file with the counts of the model's tokens in the pages of docs/."""
     lines = (
         line
-        for page in sorted(DOCS.glob("*.md"))
+        for page in sorted(DOCS.rglob("*.md"))
         for line in page.read_text(encoding="utf-8").splitlines()
         if "<|" not in line  # special tokens
     )

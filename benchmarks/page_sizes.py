@@ -1,4 +1,4 @@
-"""Sizes of the web pages of results in kB: the table of docs/view.md.
+"""Sizes of the web pages of results in kB: the table of docs/guides/view.md.
 
     python benchmarks/page_sizes.py
 

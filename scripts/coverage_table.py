@@ -1,4 +1,4 @@
-"""Writes the table of benchmark x source x protocol into docs/suites.md from the suites' YAMLs.
+"""Writes the table of benchmark x source x protocol into docs/reproduce/suites.md from the suites' YAMLs.
 
 python scripts/coverage_table.py
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dlm_eval.harness.suites import Entry, Suite, suites
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "suites.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reproduce" / "suites.md"
 BEGIN, END = "<!-- begin: scripts/coverage_table.py -->\n", "<!-- end -->"
 
 

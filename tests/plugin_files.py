@@ -14,7 +14,7 @@ from dlm_eval.plugins import Registry
 
 def example(guide: str) -> str:
     """Returns the one Python example of a page of docs."""
-    page = Path(__file__).resolve().parents[1] / "docs" / guide
+    page = Path(__file__).resolve().parents[1] / "docs" / "guides" / guide
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     return str(code)
 

@@ -26,7 +26,7 @@ def tokenizer(tokens: int = 4000) -> PreTrainedTokenizerFast:
 
     Prompts of bytes would make attention six times as slow, which took most of the tests' time.
     """
-    texts = [*(ROOT / "docs").glob("*.md"), *(ROOT / "dlm_eval").rglob("*.py")]
+    texts = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "dlm_eval").rglob("*.py")]
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

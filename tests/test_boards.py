@@ -624,7 +624,7 @@ def test_a_board_that_cannot_be_read(tmp_path):
 
 
 def test_the_documented_example_is_a_board():
-    text = (ROOT / "docs" / "leaderboards.md").read_text()
+    text = (ROOT / "docs" / "guides" / "leaderboards.md").read_text()
     block = text[text.index("    title: My board") : text.index("Only `tasks` is needed.")]
     found = board_of(yaml.safe_load(block))
     assert [column.name for column in found.columns] == ["GSM8K", "ARC-C"]

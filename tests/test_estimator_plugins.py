@@ -1,4 +1,4 @@
-"""An estimator from a user's file: the example of docs/adding-an-estimator.md, in Python, on the command line and in workers."""
+"""An estimator from a user's file: the example of docs/guides/adding-an-estimator.md, in Python, on the command line and in workers."""
 
 from __future__ import annotations
 

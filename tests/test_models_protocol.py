@@ -90,7 +90,9 @@ def test_all_tests_run_when_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -
 
 # -- families --------------------------------------------------------------------------------------
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "adding-a-model.md").read_text()
+PAGE = (
+    Path(__file__).resolve().parent.parent / "docs" / "guides" / "adding-a-model.md"
+).read_text()
 THIRTEENTH = "# sprout.py" + PAGE.partition("# sprout.py")[2].partition("```")[0]
 WRAPPED = (
     "import torch" + PAGE.partition("is a model:\n\n```python\nimport torch")[2].partition("```")[0]

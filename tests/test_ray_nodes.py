@@ -1,4 +1,4 @@
-"""The recipe of docs/scaling.md for Ray on several machines, run on two of them.
+"""The recipe of docs/guides/scaling.md for Ray on several machines, run on two of them.
 
 A machine is a set of Linux namespaces: it has its own network, host name, processes, shared memory
 and Ray folder. The two are connected by a virtual cable.

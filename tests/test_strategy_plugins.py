@@ -1,4 +1,4 @@
-"""Strategies from a user's file: device state (the example of docs/adding-a-strategy.md), draft and verify rows, a canvas that changes its length."""
+"""Strategies from a user's file: device state (the example of docs/guides/adding-a-strategy.md), draft and verify rows, a canvas that changes its length."""
 
 from __future__ import annotations
 

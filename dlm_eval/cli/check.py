@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dlm_eval.reports.regression.check import Report
 
 DESCRIPTION = """
-Checks a run against a baseline on the same documents (docs/regression.md).
+Checks a run against a baseline on the same documents (docs/guides/regression.md).
 
 exit codes: 0 passed; 1 the run is broken (errors, missing scores); 2 a mistake, or another set of
 documents or prompts; 3 regression

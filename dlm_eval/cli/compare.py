@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """
 Compares runs with the first one, document by document: the settings that moved, the difference of
 every task's headline score with its 95 % interval and p-value, the documents that flipped, equal
-answers, cost, and signs of collapse (docs/compare.md). A run is a result file, or a folder whose
+answers, cost, and signs of collapse (docs/guides/compare.md). A run is a result file, or a folder whose
 newest run is taken.
 """
 LONGEST = 400  # characters of a text that --show prints

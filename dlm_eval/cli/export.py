@@ -8,7 +8,7 @@ from typing import Any
 from dlm_eval.cli.options import path_of
 
 FORMATS = {
-    "json": "one object with the lists runs, scores and samples (docs/results.md)",
+    "json": "one object with the lists runs, scores and samples (docs/reference/results.md)",
     "parquet": "runs.parquet, scores.parquet and samples.parquet in a folder",
     "hf-eval-results": "one YAML file per model and task, for .eval_results/ of its repository",
 }

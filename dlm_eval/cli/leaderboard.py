@@ -35,7 +35,7 @@ def add_parser(
     )  # fmt: skip
     parser.add_argument(
         "--board", type=path_of("--board"), metavar="BOARD.yaml",
-        help="the tasks, rows, columns, required settings and averages (docs/leaderboards.md; "
+        help="the tasks, rows, columns, required settings and averages (docs/guides/leaderboards.md; "
              "default: each task's headline score)",
     )  # fmt: skip
     parser.add_argument(

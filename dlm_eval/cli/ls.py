@@ -64,7 +64,7 @@ def _models() -> Table:
         ["hf (lm-eval)", name, one["options"]["pretrained"], _size(one["size"]), one["licence"], one["about"]]
         for name, one in baselines().items()
     ]  # fmt: skip
-    about = "answers made elsewhere (docs/recorded.md)"
+    about = "answers made elsewhere (docs/guides/recorded.md)"
     rows.append(["recorded", "recorded", "answers=FILE", "", "", about])
     rows += [[name, "", "not supported", "", "", reason] for name, reason in unsupported().items()]
     return ("family", "checkpoint", "weights", "size", "licence", "about"), rows

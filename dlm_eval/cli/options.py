@@ -41,7 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--sandbox": {
         "choices": ("auto", "namespaces", "plain"),
         "help": "kind of sandbox for generated code; an error if this machine lacks it"
-        " (default: auto, the best; see docs/sandbox.md)"},
+        " (default: auto, the best; see docs/reference/sandbox.md)"},
     "--confirm_run_unsafe_code": {"action": "store_true", "help": "tasks may run generated code "
                                                                   "(in a sandbox)"},
     "--unsandboxed": {
@@ -62,7 +62,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
                 "with it)"},
     "--suite": {
         "metavar": "NAME|FILE",
-        "help": "run what a paper ran, with its settings (`dlm-eval ls suites`, docs/suites.md); other"
+        "help": "run what a paper ran, with its settings (`dlm-eval ls suites`, docs/reproduce/suites.md); other"
         " options replace the suite's, and --tasks chooses entries"},
     "--label": {
         "metavar": "TEXT",

@@ -39,7 +39,7 @@ PASSED = (
 
 def add_parser(subparsers: Any) -> None:
     """Adds `sweep`."""
-    text = "run a grid of decode settings on one loaded model; write sweep.csv, aup.csv and sweep.png (docs/sweep.md)"
+    text = "run a grid of decode settings on one loaded model; write sweep.csv, aup.csv and sweep.png (docs/guides/sweep.md)"
     parser = subparsers.add_parser(
         "sweep",
         help="quality against speed over a grid of decode settings",

@@ -13,7 +13,7 @@ from dlm_eval.printable import counted
 PORT = 8642
 DESCRIPTION = """
 Shows results as web pages: the table of all scores, score against forwards per token, and every
-document with its texts, score, cost and order of writing (docs/view.md). Without -o the pages are
+document with its texts, score, cost and order of writing (docs/guides/view.md). Without -o the pages are
 served on this machine only, and follow a running run.
 """
 
@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--board", type=path_of("--board"), metavar="BOARD.yaml",
-        help="what the table shows (docs/leaderboards.md; default: each task's headline score)",
+        help="what the table shows (docs/guides/leaderboards.md; default: each task's headline score)",
     )  # fmt: skip
     parser.add_argument(
         "--texts", action="append", default=[], metavar="[TASK=]none|own|all",

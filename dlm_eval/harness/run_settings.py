@@ -67,7 +67,7 @@ class RunSettings:
             the model's maximum (loglikelihood_rolling).
         overlong: 'truncate' (cut the context from the left and count the tokens) or 'error' (store
             an error for the sample).
-        sandbox: kind of sandbox for generated code ('namespaces', 'plain'; docs/sandbox.md), or
+        sandbox: kind of sandbox for generated code ('namespaces', 'plain'; docs/reference/sandbox.md), or
             'auto' for the best one of this machine.
         label: the run's name on boards; None for what differs between the runs. It changes no
             answer.

@@ -1,4 +1,4 @@
-"""Suites: what a paper ran, as one YAML (docs/suites.md).
+"""Suites: what a paper ran, as one YAML (docs/reproduce/suites.md).
 
 A suite names tasks with the settings of the paper: shots, chat template, decoding, estimator,
 answers per document, and the figures that the paper prints. `load_suite` reads one strictly.

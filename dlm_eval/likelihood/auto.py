@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Auto(EarlyStopping, name="auto"):
     """Exact if 2^n-1 forwards fit, else cubature: the lowest known error at every n and budget.
 
-    Models of uniform noise get `uniform`. docs/likelihood.md has the measurements.
+    Models of uniform noise get `uniform`. docs/reference/likelihood.md has the measurements.
     """
 
     kind = "lower bound"

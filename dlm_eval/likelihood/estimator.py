@@ -3,7 +3,7 @@
 An estimator is a frozen dataclass. Its fields are its settings. Its `estimate` method estimates the
 likelihood of a target.
 
-To add one, write a subclass with a name; docs/adding-an-estimator.md has an example. The subclass
+To add one, write a subclass with a name; docs/guides/adding-an-estimator.md has an example. The subclass
 registers itself. Neither this module nor those of the estimators import torch, so that the command
 line lists estimators quickly.
 

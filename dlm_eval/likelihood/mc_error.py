@@ -5,7 +5,7 @@ an estimate is a random projection of the deviations from which its standard err
 choices of one shape share the directions. The inner product of two echoes estimates the covariance
 of their errors. Their cosine is an unbiased estimate of the correlation of the deviations, with a
 standard error of about 1 / sqrt(DIRECTIONS). Choices of different shapes are hardly correlated
-(docs/likelihood-notes.md); their directions differ.
+(docs/design/likelihood-notes.md); their directions differ.
 
 Shape letters: P = draws, C = choices.
 """
@@ -45,7 +45,7 @@ def draws_error(values: Floats, stratum: Ints) -> Error:
     * 0 if a value is infinite, since the mean is then infinite whatever the other values are.
 
     The degrees of freedom are half of Satterthwaite's, because the draws have longer tails than
-    normal ones (docs/likelihood.md). The squared variances in them are unbiased for normal draws.
+    normal ones (docs/reference/likelihood.md). The squared variances in them are unbiased for normal draws.
     """
     if len(stratum) == 0 or not np.isfinite(values).all():
         return EXACT

@@ -321,7 +321,7 @@ def find_loader(source: str, ours: bool = False) -> Loader:
     if not callable(found):
         raise UserError(
             f"model '{source}' has no function {function or 'load'}(settings) and no FAMILY; see "
-            "docs/adding-a-model.md"
+            "docs/guides/adding-a-model.md"
         )
     hints = [hint for key, hint in typing.get_type_hints(found).items() if key != "return"]
     if not hints:

@@ -1,6 +1,6 @@
 """The sandbox for generated code.
 
-runner.py shows how to use it. docs/sandbox.md lists what it blocks.
+runner.py shows how to use it. docs/reference/sandbox.md lists what it blocks.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ kernel refuses namespaces. It is classic BPF (Linux
 
 Landlock (Linux 5.13) blocks access to the file system if namespaces are refused. A program may then
 read the Python installation and use its working directory freely. It can still find out whether a
-file exists and how large it is; see docs/sandbox.md. Landlock of later kernels also blocks TCP
+file exists and how large it is; see docs/reference/sandbox.md. Landlock of later kernels also blocks TCP
 (6.7), and signals to and abstract sockets of outside processes (6.12). The system call filter
 blocks these already.
 """

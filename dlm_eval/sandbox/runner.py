@@ -6,7 +6,7 @@
     sandbox.run_many(programs, workers=4)     # in the order of the programs
 
 Two kinds of sandbox are tried, the better one first: ``namespaces`` (made with plain system calls)
-and ``plain`` (resource limits, a system call filter and Landlock). docs/sandbox.md lists what each
+and ``plain`` (resource limits, a system call filter and Landlock). docs/reference/sandbox.md lists what each
 one blocks. `Sandbox.protections` tests which protections work on this machine.
 """
 

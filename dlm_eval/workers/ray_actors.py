@@ -179,7 +179,7 @@ def _token_hint(address: str | None) -> str:
     """
     if not address or os.environ.get("RAY_AUTH_MODE") == "token":
         return ""
-    return "; if the cluster was started with a token, export RAY_AUTH_MODE=token (docs/scaling.md)"
+    return "; if the cluster was started with a token, export RAY_AUTH_MODE=token (docs/guides/scaling.md)"
 
 
 def _require_answer(address: str) -> None:

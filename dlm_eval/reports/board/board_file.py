@@ -1,6 +1,6 @@
 """A board as its YAML file declares it: tasks, rows, required settings, averages, order.
 
-docs/leaderboards.md explains every key.
+docs/guides/leaderboards.md explains every key.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Source:
 
 @dataclass(frozen=True)
 class BoardFile:
-    """All that a board's file says; see `docs/leaderboards.md`. `what` names it in errors."""
+    """All that a board's file says; see `docs/guides/leaderboards.md`. `what` names it in errors."""
 
     title: str
     notes: tuple[str, ...]

@@ -34,7 +34,9 @@ def lines(finished: SuiteFinished) -> list[str]:
         "",
     ]
     if any(o.deviation is not None for o in finished.outcomes):
-        found.append("difference: measured minus published, in standard errors (docs/suites.md)")
+        found.append(
+            "difference: measured minus published, in standard errors (docs/reproduce/suites.md)"
+        )
     found += frontier_lines(finished.points)
     if plan.overridden:
         words = ", ".join(f"--{name} {_given(value)}" for name, value in plan.overridden.items())
