@@ -110,7 +110,14 @@ AUTHORS = {
 }
 
 
-@pytest.mark.parametrize("name", AUTHORS)
+# the quick suite has one text for each of the authors
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name.startswith("wikitext2") else pytest.param(name, marks=pytest.mark.full)
+        for name in AUTHORS
+    ],
+)
 def test_blocks_of_real_texts_are_the_authors(name: str, shared: Path) -> None:
     folder = shared / "goldens" / "mdlm"
     model = load_without_weights("mdlm", pretrained=str(folder), dtype="float32", device="cpu")

@@ -32,7 +32,7 @@ from dlm_eval.models import packaged_asset
 
 # Numbers of scored texts, and sha256 of the JSON list of their [ids, src_mask], as eval_hellaswag, eval_wino, eval_siqa and
 # eval_piqa of evaluation/eval-diffullama.py and eval-diffugpt.py (HKUNLP/DiffuLLaMA c17e897) gave them to eval_forward, with
-# the tokenizers of the golden checkpoints: of the whole validation files, and of their first 500 documents.
+# the tokenizers of the golden checkpoints: of the whole validation files, and of their first 100 documents.
 WHOLE = {
     ("diffullama", "hellaswag"): (40168, "334976b5db8a0e919c201c11025b9d1e1ac81a0c9d0beed474139bc99f92bcbd"),
     ("diffullama", "winogrande"): (2534, "baeb3c9f64bc8276ff4bd15432eba95dee9eff929dd54d282ebae8d79c693e14"),
@@ -44,16 +44,16 @@ WHOLE = {
     ("diffugpt", "piqa"): (3676, "959fa7ad32e450009309bfbf90eb05f51c34d0c683781be047469754bdcee5ac"),
 }  # fmt: skip
 FIRST = {
-    ("diffullama", "hellaswag"): (2000, "8f5366aa3e2435b370d4a15d92ce379c5a738ddd8cd5e15809c0ac6b4deed740"),
-    ("diffullama", "winogrande"): (1000, "70e64b414dda201eae63597d5b912f64b502c70b27ee014912849bbc2b5f6818"),
-    ("diffullama", "social_iqa"): (1500, "a53b940d037046b15a48b66a1cb216c6f567f9b35d76225286e2d31371ae4e21"),
-    ("diffullama", "piqa"): (1000, "a5374ca359e08c2d5962c86a04059200c1bed36e8126dea5c6c40170116fc68e"),
-    ("diffugpt", "hellaswag"): (2000, "d1b1ca1a492f3cf0beaf896cf6cbbef6549b5dfe44efd6cf00dbc06de87aecff"),
-    ("diffugpt", "winogrande"): (1000, "a1765117fd1314cc099561378b014e2ea6207005b8d10bb8d7887691b925f215"),
-    ("diffugpt", "social_iqa"): (1500, "bff1731961d5dda1d19d7d9a4e2934c9b56cd22e42c4f19e66004180048f006c"),
-    ("diffugpt", "piqa"): (1000, "93a66ccdb873522e8956588457f865ed038c7a1dfc648eddd27f77fddc51862e"),
+    ("diffullama", "hellaswag"): (400, "7f51170ad60a72257096cd3ab2e3d64f42673069f17228ae2a3a6d17d14820db"),
+    ("diffullama", "winogrande"): (200, "6c502a350da789a5479a36f434aa40d0aa5d733909a0872a80841792590e12c0"),
+    ("diffullama", "social_iqa"): (300, "842cbb4c829fb99ed523e5f4818bc140d39c8a8c0a0439c593cf645572871a40"),
+    ("diffullama", "piqa"): (200, "29203a086ce2009da16c97a2088fd1463981733061ffa89a9a2ef7d4b0270a08"),
+    ("diffugpt", "hellaswag"): (400, "235e71495f9ada0fdf1220228108ef7db6268ebb2e1653e25cae70d077eacde4"),
+    ("diffugpt", "winogrande"): (200, "fdf533d03ecf84ac2e2d0e0e6b54b50c5f839beba7c29311deb4ad511bfb8b36"),
+    ("diffugpt", "social_iqa"): (300, "3f18721fa54faedc540f3713b476c9ff485b9068658efa29e5aa84356d71c967"),
+    ("diffugpt", "piqa"): (200, "d248494d77445da8446d063e96e5c3202c4815bf2f4f4c02d6e3e5d7e10092a0"),
 }  # fmt: skip
-# The same for the ids that evaluation/eval-llm.py gave to an autoregressive model, first 500 documents.
+# The same for the ids that evaluation/eval-llm.py gave to an autoregressive model, first 500 documents, and their first 100.
 BASELINE = {
     ("diffullama", "hellaswag"): (2000, "226c36c2075cf83ed961e1436578a9e4c2fec7882d0cbdddee4f4008d3f500c6"),
     ("diffullama", "winogrande"): (1000, "a6f05e672dacce7dab805b1310c5e9bd79f72e61090fc09cccc93ba13a42ace9"),
@@ -63,6 +63,16 @@ BASELINE = {
     ("diffugpt", "winogrande"): (1000, "9b130d7cdce5c93e4fad05c624b36fae91a54fa61430ab349fcfeab3e48ac9c5"),
     ("diffugpt", "social_iqa"): (1500, "4483a0a5b1974b8546d9f34cb1d8a08afcdc36067fe8320be729d203636b1b54"),
     ("diffugpt", "piqa"): (1000, "a3f83945f69733d61ba1c962b49a199f5a3c85d003b4e66dacd62a1eb87bb5ab"),
+}  # fmt: skip
+BASELINE_FIRST = {
+    ("diffullama", "hellaswag"): (400, "9999ad9e723bdaedbd696c27f3a8fd578abb8d48fefaa09e237cf9d77ddae1e5"),
+    ("diffullama", "winogrande"): (200, "95a5c6334275d51f8baa73d95a86e0d4e3ede41162ae6b0fcf9a8c1283c6bef5"),
+    ("diffullama", "social_iqa"): (300, "e7822a342957ffe3319ad0474cda1082add7c3a33a24478cf9524b93e41bf428"),
+    ("diffullama", "piqa"): (200, "4f731d216cbc2b3687656a98864ec95cd61f0ce13ccd476002a2ea4123b4fe82"),
+    ("diffugpt", "hellaswag"): (400, "a4d5c998eab54423f2012842661157fd3e41a10664192ee825cd480b3982e90f"),
+    ("diffugpt", "winogrande"): (200, "6a08307c879b21e4f1b595c16e1bc3cbda4423f615634adfcaa3b69f794b0e5e"),
+    ("diffugpt", "social_iqa"): (300, "3c80abc3c407da95d5263e05e6411e2c4c02f8218ea9732030af6cfdf61b2b9f"),
+    ("diffugpt", "piqa"): (200, "9d74a1f2b2748d8c7fe5d98e4f1366c0cded896baa084426468259b1fbdc10fd"),
 }  # fmt: skip
 TASKS = ("hellaswag", "winogrande", "social_iqa", "piqa")
 
@@ -76,12 +86,14 @@ def requests_of(name: str, data: Path, limit: int | None = None) -> list[Any]:
 
 
 def parts_of(
-    shared: Path, family: str, name: str, limit: int | None
-) -> list[tuple[list[int], list[int]]]:
-    """Returns (ids of the context, ids to score) of each choice."""
-    model = models.load_without_weights(family, pretrained=str(shared / "goldens" / family))
-    asked = requests_of(name, shared / "data", limit)
-    return [encode_apart(model, *request.args[:2], form_of(request.args)) for request in asked]
+    shared: Path, name: str, limit: int | None
+) -> dict[str, list[tuple[list[int], list[int]]]]:
+    """Returns per family (ids of the context, ids to score) of each choice."""
+    asked, found = requests_of(name, shared / "data", limit), {}
+    for family in ("diffullama", "diffugpt"):
+        model = models.load_without_weights(family, pretrained=str(shared / "goldens" / family))
+        found[family] = [encode_apart(model, *one.args[:2], form_of(one.args)) for one in asked]
+    return found
 
 
 def digest_of(seen: list[Any]) -> tuple[int, str]:
@@ -90,24 +102,29 @@ def digest_of(seen: list[Any]) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     ("limit", "wanted"),
-    [(500, FIRST), pytest.param(None, WHOLE, marks=pytest.mark.full)],
-    ids=["first 500", "whole file"],
+    [(100, FIRST), pytest.param(None, WHOLE, marks=pytest.mark.full)],
+    ids=["first 100", "whole file"],
 )
 @pytest.mark.parametrize("task", TASKS)
 def test_the_ids_that_the_authors_score(
     shared: Path, task: str, limit: int | None, wanted: Any
 ) -> None:
-    for family in ("diffullama", "diffugpt"):
-        parts = parts_of(shared, family, f"{task}_diffullama", limit)
+    for family, parts in parts_of(shared, f"{task}_diffullama", limit).items():
         seen = [[head + target, [1] * len(head) + [0] * len(target)] for head, target in parts]
         assert digest_of(seen) == wanted[family, task]
 
 
+@pytest.mark.parametrize(
+    ("limit", "wanted"),
+    [(100, BASELINE_FIRST), pytest.param(500, BASELINE, marks=pytest.mark.full)],
+    ids=["first 100", "first 500"],
+)
 @pytest.mark.parametrize("task", TASKS)
-def test_the_ids_that_the_authors_give_to_baselines(shared: Path, task: str) -> None:
-    for family in ("diffullama", "diffugpt"):
-        parts = parts_of(shared, family, f"{task}_diffullama_baseline", 500)
-        assert digest_of([head + target for head, target in parts]) == BASELINE[family, task]
+def test_the_ids_that_the_authors_give_to_baselines(
+    shared: Path, task: str, limit: int, wanted: Any
+) -> None:
+    for family, parts in parts_of(shared, f"{task}_diffullama_baseline", limit).items():
+        assert digest_of([head + target for head, target in parts]) == wanted[family, task]
 
 
 # -- documents of ours -----------------------------------------------------------------------------

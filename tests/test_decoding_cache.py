@@ -154,7 +154,7 @@ def test_settled_blocks_run_once_and_change_no_token(shared: Path, name: str) ->
     model = opened(family, shared / "goldens" / name, **loading)
     assert model.supports_kv_cache
     for suffix in (0, 3):
-        asked = canvases(model, 8, min(24, model.max_length - 5), suffix)
+        asked = canvases(model, 4, min(24, model.max_length - 5), suffix)
         engines = Engine(model), Engine(model)
         one, other = (
             written(model, asked, engine, cache=kind, **options)
@@ -243,7 +243,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_answers_do_not_depend_on_company(kind: str) -> None:
     model = blockwise() if kind == "exact" else tiny()
-    asked, options = canvases(model, 9), {**OPTIONS[kind], "cache": kind}
+    asked, options = canvases(model, 6), {**OPTIONS[kind], "cache": kind}
     together = written(model, asked, **options)
     assert [written(model, [canvas], **options)[0] for canvas in asked] == together
     assert written(model, asked[::-1], Engine(model, batch_rows=3), **options)[::-1] == together
@@ -271,18 +271,18 @@ def test_rows_of_several_walks_share_batches(kind: str) -> None:
 
 
 def crowd(model: Any) -> list[Canvas]:
-    """Four lengths of prompt, each with three texts, whose rows share batches."""
+    """Four lengths of prompt, each with two texts, whose rows share batches."""
     lengths = [len(canvas) for canvas in canvases(model, 4)]
     draw = np.random.default_rng(5)
     return [
         Canvas.completion(draw.integers(20, 90, n - 24), 24, key=f"{n} {i}")
         for n in lengths
-        for i in range(3)
+        for i in range(2)
     ]
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-@pytest.mark.parametrize("size", [100, 150])
+@pytest.mark.parametrize("size", [100, pytest.param(150, marks=pytest.mark.full)])
 def test_memory_that_runs_out_changes_no_answer(kind: str, size: int) -> None:
     model = blockwise() if kind == "exact" else tiny()
     asked, options = crowd(model), {**OPTIONS[kind], "cache": kind}

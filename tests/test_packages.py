@@ -1,4 +1,4 @@
-"""Packages: tasks whose imports are gone or missing, extras, and the files of versions."""
+"""Packages: tasks whose imports are gone or missing, extras, the files of versions, and what is built and released."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
+
+import dlm_eval
 
 try:
     import tomllib
@@ -390,3 +395,103 @@ def test_16_only_files_with_functions_are_read(monkeypatch: pytest.MonkeyPatch) 
     config.doc_to_text = normal
     check_packages("plain", task)
     assert [Path(file).name for file in read] == [Path(__file__).name]
+
+
+# -- issue 19: what is built and released ------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel of the checkout, the sdist, and the wheel of the unpacked sdist."""
+    pytest.importorskip("hatchling", reason="hatchling is not installed (it is in the extra dev)")
+    folder = tmp_path_factory.mktemp("dist")
+
+    def build(source: Path, kind: str) -> Path:
+        out = folder / f"{kind} of {source.name}"
+        command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(out)]
+        ran = subprocess.run(command, cwd=source, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        (file,) = out.iterdir()
+        return file
+
+    sdist = build(ROOT, "sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    unpacked = folder / sdist.name.removesuffix(".tar.gz")
+    return {"sdist": sdist, "wheel": build(ROOT, "wheel"), "again": build(unpacked, "wheel")}
+
+
+def contents(wheel: Path) -> dict[str, int]:
+    """Returns name -> checksum of the files of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {one.filename: one.CRC for one in archive.infolist()}
+
+
+def test_19_the_wheel_of_the_sdist_is_the_wheel_of_the_checkout(built: dict[str, Path]) -> None:
+    whole, again = contents(built["wheel"]), contents(built["again"])
+    assert again == whole
+    for needed in (
+        "dlm_eval/py.typed",
+        "dlm_eval/assets/tiny/model.safetensors",
+        "dlm_eval/task_configs/suites/demo.yaml",
+    ):
+        assert needed in whole
+    # tiny and tiny-ar are 13 MiB of half-precision weights; an index takes files of 100 MiB
+    assert built["wheel"].stat().st_size < 20 * MIB > built["sdist"].stat().st_size
+
+
+def test_19_packages_hold_what_git_knows_and_no_caches_or_results(built: dict[str, Path]) -> None:
+    with tarfile.open(built["sdist"]) as archive:
+        names = {one.name.partition("/")[2] for one in archive.getmembers() if one.isfile()}
+    rubbish = re.compile(
+        r"(^|/)(__pycache__|\.\w+_cache|dist|build|\.venv|[^/]*\.egg-info)/|\.pyc$|^results/"
+    )
+    every = names | set(contents(built["wheel"]))
+    assert not [name for name in every if rubbish.search(name)]
+    ran = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    if ran.returncode:
+        pytest.skip("no git checkout: nothing tells what belongs to the repository")
+    known = {name for name in ran.stdout.split("\0") if (ROOT / name).is_file()}
+    assert names - known == {"PKG-INFO"}
+    ours = {name for name in known if name.startswith(("dlm_eval/", "task_configs/", "tests/"))}
+    assert ours <= names
+    packaged = {re.sub(r"^task_configs/", "dlm_eval/task_configs/", name) for name in ours}
+    packaged = {name for name in packaged if not name.startswith("tests/")}
+    assert {name for name in contents(built["wheel"]) if ".dist-info/" not in name} == packaged
+
+
+def test_19_the_parts_of_ci_are_listed_and_run_every_night() -> None:
+    full = (ROOT / ".ci" / "full").read_text(encoding="utf-8")
+    parts = re.search(r"^parts='(.+)'$", full, re.MULTILINE)[1].split()  # type: ignore[index]
+    assert all(re.search(rf"^{part}\(\) \{{", full, re.MULTILINE) for part in parts)
+    workflows = ROOT / ".github" / "workflows"
+    nightly = yaml.safe_load((workflows / "nightly.yml").read_text())["jobs"]["full"]
+    assert nightly["strategy"]["matrix"]["part"] == parts
+    assert nightly["steps"][-1]["run"] == ".ci/full ${{ matrix.part }}"
+    ci = yaml.safe_load((workflows / "ci.yml").read_text())["jobs"]["run"]
+    assert ci["steps"][-1]["run"] == ".ci/run"
+    rows = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `\.ci/full (\w+)` \|", rows, re.MULTILINE)
+    assert listed == parts
+    unknown = subprocess.run(["bash", ROOT / ".ci" / "full", "newst"], capture_output=True, text=True)  # fmt: skip
+    assert unknown.returncode == 2 and "no part 'newst': pinned, newest" in unknown.stderr
+
+
+def test_19_the_citation_has_the_version_and_licence_of_the_package() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == dlm_eval.__version__
+    assert cited["license"] == PROJECT["license"]
+    assert cited["authors"] == PROJECT["authors"]
+
+
+def test_19_what_the_container_file_copies_is_not_ignored() -> None:
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "Containerfile").read_text(), re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    ignored = (ROOT / ".containerignore").read_text().split()
+    assert names == {line[1:] for line in ignored if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in names)

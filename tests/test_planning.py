@@ -392,15 +392,23 @@ RIGHT = {
 }
 
 
-def test_the_suite_d1_scores_a_folder_of_recorded_answers(shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "tasks", [["countdown", "sudoku"], pytest.param(list(RIGHT), marks=pytest.mark.full)], ids=len
+)
+def test_the_suite_d1_scores_a_folder_of_recorded_answers(
+    shared: Path, tmp_path: Path, tasks: list[str]
+) -> None:
+    entries = [f"{task}_{length}" for task in tasks for length in (128, 256)]
     done = evaluate(
-        "recorded", ["*_128", "*_256"], suite="d1", output_path=str(tmp_path), bootstrap_iters=0, verbosity="ERROR",
+        "recorded", entries, suite="d1", output_path=str(tmp_path), bootstrap_iters=0, verbosity="ERROR",
         model_args={
             "answers": str(shared / "data/local/d1_llada"), "match": "question", "text": "generation",
             "name": "llada-8b-instruct",
         },
     )  # fmt: skip
-    for name, (*counts, total) in RIGHT.items():
+    assert set(done["entries"]) == set(entries)
+    for name in tasks:
+        *counts, total = RIGHT[name]
         for length, count in zip((128, 256), counts, strict=True):
             entry = done["entries"][f"{name}_{length}"]
             # Sudoku counts cells; each of its 256 puzzles has eight that are empty

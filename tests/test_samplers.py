@@ -68,7 +68,6 @@ SAMPLERS = [
     if STRATEGIES.find(name).__module__.startswith("dlm_eval.decoding.samplers.")
 ]
 EACH = pytest.mark.parametrize("name", SAMPLERS)
-HEAT = pytest.mark.parametrize("temperature", [0.0, 0.7])
 # the quick suite asks at a temperature, where tokens are drawn too
 WARM = pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.full), 0.7])
 
@@ -129,7 +128,7 @@ def plain(fillings: Any) -> list[Any]:
 @WARM
 @EACH
 def test_answers_do_not_depend_on_batch_or_order(host: Any, name: str, temperature: float) -> None:
-    canvases, options = texts(host), given(name, temperature=temperature)
+    canvases, options = texts(host)[:3], given(name, temperature=temperature)
     alone = plain(fill(host, [canvas], **options)[0] for canvas in canvases)
     assert any(filling.steps > 1 for filling in alone)
     small = 40 if host.block_length is None else 140  # a row with a cache takes more
@@ -138,7 +137,7 @@ def test_answers_do_not_depend_on_batch_or_order(host: Any, name: str, temperatu
     assert plain(fill(host, canvases[::-1], **options))[::-1] == alone
 
 
-@HEAT
+@WARM
 @EACH
 def test_a_half_written_text_is_resumed_or_begun_anew(
     host: Any, name: str, temperature: float

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from harness_tasks import write_tasks
 
 from dlm_eval import Canvas, UserError, fill, load_model
 from dlm_eval.canvas import BLANK
-from dlm_eval.cli import main
-from dlm_eval.decoding import STRATEGIES, TraceStep, Unmasking, fill_program, resolve
-from dlm_eval.decoding.checkpoints import State
-from dlm_eval.decoding.filling import fits, most_forwards
-from dlm_eval.decoding.strategy import FillRequest
+from dlm_eval.decoding import STRATEGIES, TraceStep, Unmasking
 from dlm_eval.engine import Engine, ForwardRow, Layout, LogProbs
 from dlm_eval.errors import SampleError
 from dlm_eval.models import packaged_asset
 from dlm_eval.models.families.toy import Toy, ToySettings
-from dlm_eval.rng import Noise
 
-# Options with which a sampler's own rules matter on a small network. tests/test_samplers.py has the
-# same questions to all samplers of the package.
+# Options with which a sampler's own rules matter on a small network. What is asked of every sampler of
+# the package (order, resuming, workers, the plan) is in tests/test_samplers.py.
 OPTIONS: dict[str, dict[str, Any]] = {
     "prophet": {"answer_start": 2, "early_exit_thresholds": (4.0, 3.0, 2.0), "block_length": 4},
     "slowfast": {
@@ -66,68 +58,17 @@ def settings_of(name: str, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.full), 0.7])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_answers_do_not_depend_on_company(name: str, temperature: float, tiny: Any) -> None:
-    asked, options = canvases(), settings_of(name, temperature=temperature)
+def test_rows_of_several_lengths_share_batches_with_padding(
+    name: str, temperature: float, tiny: Any
+) -> None:
+    asked, options = canvases(4), settings_of(name, temperature=temperature)
 
     def told(fillings: list[Any]) -> list[tuple[Any, ...]]:
         return [(f.tokens, f.step, f.forwards, f.exit) for f in fillings]
 
-    together = told(fill(tiny, asked, **options))
+    three = Engine(tiny, batch_rows=3, equal_lengths=False)
+    together = told(fill(tiny, asked[::-1], engine=three, **options))[::-1]
     assert [told(fill(tiny, [canvas], **options))[0] for canvas in asked] == together
-    three = Engine(tiny, batch_rows=3, equal_lengths=False)  # lengths share batches, with padding
-    assert told(fill(tiny, asked[::-1], engine=three, **options))[::-1] == together
-    tight = Engine(tiny, batch_tokens=40, memory_tokens=60)
-    assert told(fill(tiny, asked[1:4], engine=tight, **options)) == together[1:4]
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_filling_goes_on_from_every_state_or_says_why_not(name: str, tiny: Any) -> None:
-    canvas, settings = canvases()[0], resolve(settings_of(name, temperature=0.7))
-    states: list[State] = []
-    request = FillRequest(
-        tiny, canvas, settings, Noise.of(canvas, 0), offer=lambda state: states.append(state())
-    )
-    whole = Engine(tiny).drive([fill_program(request)])[0].answer
-    reason = settings.why_no_checkpoint(tiny.process)
-    assert (reason is None) == bool(states)
-    for state in states[1 :: max(1, len(states) // 3)]:
-        stored = State.of(json.loads(json.dumps(vars(state))))
-        assert fits(tiny, canvas, settings, stored)
-        begun = FillRequest(tiny, canvas, settings, Noise.of(canvas, 0), begun=stored)
-        assert Engine(tiny).drive([fill_program(begun)])[0].answer == whole
-
-
-@pytest.mark.full  # two runs for each sampler, one of them in workers
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_answers_are_those_of_two_workers(name: str, tmp_path: Path) -> None:
-    (tmp_path / "tasks").mkdir()
-    include = str(write_tasks(tmp_path / "tasks"))
-    given = {**OPTIONS.get(name, {}), "block_length": OPTIONS.get(name, {}).get("block_length")}
-    given["block_length"] = 4 if given["block_length"] else None
-    decode = ",".join(
-        f"{key}={list(value) if isinstance(value, tuple) else value}".replace(" ", "")
-        for key, value in {"strategy": name, **given}.items()
-        if value is not None
-    )
-    found = []
-    for devices in ("cpu", "cpu:2"):
-        out = tmp_path / devices.replace(":", "")
-        words = ["--model", "tiny", "--tasks", "t_write", "--include_path", include, "--limit", "4"]
-        words += ["--decode", decode, "--output_path", str(out), "--devices", devices]
-        assert main([*words, "--log_samples"]) == 0
-        (samples,) = out.rglob("samples_*.jsonl")
-        lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
-        found.append([line["filtered_resps"] for line in lines])
-    assert found[0] == found[1]
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_no_filling_runs_more_rows_than_it_says(name: str, tiny: Any) -> None:
-    settings = resolve(settings_of(name))
-    for canvas in canvases(3):
-        most = most_forwards(tiny, canvas, settings)
-        (filling,) = fill(tiny, [canvas], **settings_of(name))
-        assert most is None or filling.forwards <= most
 
 
 # -- what they need --------------------------------------------------------------------------------
