@@ -214,7 +214,7 @@ def dkv_options(settings: dict[str, Any]) -> tuple[int, dict[str, Any], dict[str
     """Length of the hole, our settings of a recorded case, and those of its cache."""
     if "alg" in settings:
         own = {"cache_steps": settings["cache_steps"], "shift_type": settings["shift_type"]}
-        decode = {"preset": DREAM[settings["alg"]], "steps": settings["steps"]}
+        decode = {"preset": DREAM[settings["alg"]], "steps": settings["steps"], "top_k": 50}
         return settings["max_new_tokens"], decode, {"cache": "dkv", **own}
     decode = {name: settings[name] for name in ("steps", "block_length")}
     own = {"cache_steps": settings["cache_reloading_step"]}

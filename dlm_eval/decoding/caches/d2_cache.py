@@ -55,7 +55,7 @@ class D2Cache(DecodeCache):
 class AdaptiveCache(CachePolicy):
     """Chooses after each row what the next one computes (algorithm 1 of the paper).
 
-    Shape letter: G = positions from the first open one on, the generated part.
+    Shape letter: G = positions from the first block on, the generated part.
     """
 
     ages = narrows = True
@@ -82,9 +82,9 @@ class AdaptiveCache(CachePolicy):
 
     def learn(self, at: Ints, output: Output) -> None:
         """Keeps the confidence of the first row."""
-        if len(self._confidence):
+        if len(self._confidence) or self._begin < 0 or len(output) < 3:
             return
-        logprob, score = output[1], output[2] if len(output) > 2 else output[1]
+        _, logprob, score, *_ = output
         kept = score if self._measure in ("margin", "entropy") else np.exp(logprob)
         self._confidence = np.zeros(len(self._tokens) - self._begin)
         inside = at >= self._begin
@@ -92,8 +92,8 @@ class AdaptiveCache(CachePolicy):
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
         """Returns what is computed: all in the first row."""
-        if self._begin < 0:
-            self._begin = int(open_.argmax())
+        if self._begin < 0:  # the first row is of the first block
+            self._begin = int(block[0])
         computed = self._chosen(tokens, open_).copy()
         computed[np.maximum(at - self._shift, 0)] = True  # states of others are not defined
         self._tokens, self._open, self._block, self._next = tokens, open_.copy(), block, None
@@ -134,7 +134,7 @@ class AdaptiveCache(CachePolicy):
         in_block = np.zeros(length, dtype=bool)
         in_block[self._block - self._begin] = True
         in_block &= self._open[self._begin :]
-        size = np.count_nonzero(in_block)
+        size = int(np.count_nonzero(in_block))
         enough = np.cumsum(open_) >= count
         end = int(enough.argmax()) if enough.any() else length - 1
         place = np.arange(length)
@@ -142,7 +142,7 @@ class AdaptiveCache(CachePolicy):
         rank = self._confidence * certainty_density(~open_, self._settings.cache_sigma)
         rank = np.where(in_block, rank + rank.max(), rank)
         best = np.argsort(-np.where(inside & open_, rank, -np.inf), kind="stable")[:count]
-        chosen = np.zeros(length, dtype=bool)
+        chosen: Bools = np.zeros(length, dtype=bool)
         chosen[best] = True
         return chosen & open_ & inside
 
@@ -155,7 +155,7 @@ def nucleus(weight: Floats, share: float, allowed: Bools) -> Bools:
     order = np.argsort(-weight, kind="stable")
     inside = np.cumsum(weight[order]) <= share * weight.sum()
     inside[0] = True
-    chosen = np.zeros(len(weight), dtype=bool)
+    chosen: Bools = np.zeros(len(weight), dtype=bool)
     chosen[order[inside]] = True
     return chosen & allowed
 
