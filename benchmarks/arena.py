@@ -45,6 +45,8 @@ GRIDS: dict[str, list[str]] = {
         "transfer_ratio=0.1,0.25",
     ],
     "dkv_cache": ["strategy=confidence", "cache=dkv", "cache_steps=2,8"],
+    "d2_cache": ["strategy=confidence", "cache=d2", "current_k=4,16"],
+    "certainty_prior": ["strategy=certainty_prior", "cache=none,d2"],
 }  # fmt: skip
 
 

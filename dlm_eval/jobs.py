@@ -17,7 +17,6 @@ from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling, Score
 from dlm_eval.decoding import DecodeSettings, fill_program
-from dlm_eval.decoding.cache_policy import has_cached_rows
 from dlm_eval.decoding.checkpoints import Offer, State
 from dlm_eval.decoding.filling import fits
 from dlm_eval.decoding.strategy import FillRequest
@@ -365,7 +364,8 @@ class _Writing:
         """Counts a job that begins (1) or ends (-1)."""
         if isinstance(job, FillJob):
             self._canvases += sign
-            if not has_cached_rows(self._engine.model, job.settings):
+            guided = job.settings.guidance_factor != 1
+            if not job.settings.cache.is_used(self._engine.model, guided):
                 self._tokens += sign * sequences(job) * len(job.canvas)
 
     @property

@@ -1,4 +1,4 @@
-"""dLLM-Cache and dKV-Cache: the tokens of the authors' hooks, what is computed, and independence of batch mates."""
+"""dLLM-Cache, dKV-Cache and d2Cache: the authors' tokens, what is computed, and independence of batch mates."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from dlm_eval import Canvas, UserError, decoding, load_model
-from dlm_eval.decoding.cache_policy import DelayedCache
+from dlm_eval.decoding.caches import CACHE_OPTIONS
+from dlm_eval.decoding.caches.d2_cache import inflated, nucleus
+from dlm_eval.decoding.caches.dkv_cache import DelayedCache
+from dlm_eval.decoding.certainty import certainty_density
 from dlm_eval.engine import Engine, ForwardRow
 from dlm_eval.engine.forward import forward
 from dlm_eval.engine.rows import LogProbs
-from dlm_eval.models.feature_cache import FeatureCache, FeaturePlan
+from dlm_eval.models.feature_cache import FeatureCache, FeaturePlan, PositionPlan
 
 WHOLE = {"early_exit": False}
 COUNTS = str(Path(__file__).parent / "data" / "token_counts.json")
@@ -156,7 +159,17 @@ def test_cache_is_replaced_only_after_a_pass_has_succeeded(model: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cache": "dllm"}, "prompt_interval_steps is needed by cache 'dllm'"),
+        ({"cache": "dllm"}, "decode cache 'dllm' needs prompt_interval_steps=NUMBER"),
+        ({"cache": "dlm"}, "decode cache 'dlm' is not known; did you mean 'dllm'"),
+        (
+            {"cache": "dkv", "cache_steps": 2, "shift_type": "right"},
+            "shift_type 'right' is not allowed",
+        ),
+        (
+            {"cache": "d2", "cache_steps": 2},
+            "'2' is not used with cache 'd2'; it belongs to cache=dkv",
+        ),
+        ({"cache": "d2", "cache_sigma": 0}, "cache_sigma '0.0' is not allowed"),
         ({"gen_interval_steps": 3}, "gen_interval_steps '3' is not used with cache 'exact'"),
         ({"preset": "dllm_cache", "guidance": 1.0}, "cache 'dllm' and guidance '1.0' exclude"),
         ({"preset": "dllm_cache", "transfer_ratio": 1.5}, "transfer_ratio '1.5' is not allowed"),
@@ -191,25 +204,35 @@ def test_an_empty_cache_runs_the_whole_network(model: Any) -> None:
 # -- dKV-Cache -------------------------------------------------------------------------------------
 
 
-def test_dkv_cache_has_the_authors_tokens_and_positions(shared: Path) -> None:
-    path = Path(__file__).parent / "goldens" / "dkv_cache_llada.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    llada = load_model(
-        "llada", pretrained=str(shared / "goldens" / "llada"), dtype="float32", device="cpu"
-    )
-    changed = 0
+def golden(cache: str, family: str) -> dict[str, Any]:
+    path = Path(__file__).parent / "goldens" / f"{cache}_cache_{family}.json"
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def dkv_options(settings: dict[str, Any]) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Length of the hole, our settings of a recorded case, and those of its cache."""
+    if "alg" in settings:
+        own = {"cache_steps": settings["cache_steps"], "shift_type": settings["shift_type"]}
+        decode = {"preset": DREAM[settings["alg"]], "steps": settings["steps"], "top_k": 50}
+        return settings["max_new_tokens"], decode, {"cache": "dkv", **own}
+    decode = {name: settings[name] for name in ("steps", "block_length")}
+    own = {"cache_steps": settings["cache_reloading_step"]}
+    return settings["gen_length"], decode, {"cache": "dkv", **own}
+
+
+def test_dkv_cache_has_the_authors_tokens_and_positions(family: str, model: Any) -> None:
+    record, changed = golden("dkv", family), 0
     for case in record["cases"]:
-        asked = case["settings"]
-        canvas = Canvas.completion(case["prompt"], asked["gen_length"])
-        options = {"steps": asked["steps"], "block_length": asked["block_length"]}
+        length, options, cache = dkv_options(case["settings"])
+        canvas = Canvas.completion(case["prompt"], length)
         options |= {"logits_temp": 1 / record["logits_scale"], **WHOLE}
-        cache = {"cache": "dkv", "cache_steps": asked["cache_reloading_step"]}
         outcome = decoding.fill_outcomes(
-            Engine(llada), [canvas], decoding.resolve({**options, **cache})
+            Engine(model), [canvas], decoding.resolve({**options, **cache})
         )[0]
-        assert list(outcome.answer.tokens) == case["tokens"], asked
+        assert list(outcome.answer.tokens) == case["tokens"], case["settings"]
         assert outcome.computed == sum(case["computed"])
-        changed += outcome.answer.tokens != decoding.fill(llada, [canvas], **options)[0].tokens
+        changed += outcome.answer.tokens != decoding.fill(model, [canvas], **options)[0].tokens
     assert changed > 10
 
 
@@ -258,7 +281,7 @@ def test_dkv_cache_of_one_layer_is_exact_for_strategies_that_read_written_tokens
 
 
 def test_dkv_cache_computes_what_was_replaced_and_what_is_read() -> None:
-    policy, block = DelayedCache(100), np.arange(2, 8)
+    policy, block = DelayedCache(100, None), np.arange(2, 8)
     tokens, open_ = np.array([1, 2, 9, 9, 9, 9, 9, 9]), np.arange(8) >= 2
 
     def computed(at: list[int]) -> list[int]:
@@ -274,9 +297,136 @@ def test_dkv_cache_computes_what_was_replaced_and_what_is_read() -> None:
     assert computed([6]) == [6, 7]
 
 
-def test_dkv_cache_is_refused_where_a_token_is_read_left_of_it(shared: Path) -> None:
-    dream = load_model(
-        "dream", pretrained=str(shared / "goldens" / "dream"), dtype="float32", device="cpu"
+def test_shift_type_is_refused_where_no_token_is_predicted_before_it(shared: Path) -> None:
+    llada = load_model(
+        "llada", pretrained=str(shared / "goldens" / "llada"), dtype="float32", device="cpu"
     )
-    with pytest.raises(UserError, match="cache 'dkv' is not possible with"):
-        decoding.fill(dream, [Canvas.completion([5], 3)], cache="dkv", cache_steps=2)
+    options = {"cache": "dkv", "cache_steps": 2, "shift_type": "un"}
+    with pytest.raises(UserError, match="shift_type 'un' is for models that predict"):
+        decoding.fill(llada, [Canvas.completion([5], 3)], **options)
+
+
+# -- d2Cache ---------------------------------------------------------------------------------------
+
+
+def d2_options(settings: dict[str, Any]) -> dict[str, Any]:
+    """Our settings of a recorded case."""
+    length, block, count = (
+        settings[name] for name in ("gen_length", "block_length", "num_transfer_tokens")
+    )
+    own = {"cache_sigma" if k == "sigma" else k: v for k, v in settings["cache"].items()}
+    options = {"cache": "d2", **own, **WHOLE}
+    if block != length:
+        options["block_length"] = block
+    if settings["threshold"] is not None:
+        options["threshold"] = settings["threshold"]
+    if settings["sigma"] is not None:
+        prior = {"sigma": settings["sigma"], "num_transfer_tokens": count}
+        return {**options, "strategy": "certainty_prior", **prior}
+    if settings["threshold"] is not None:
+        return {**options, "strategy": "threshold"}
+    names = {"maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy"}
+    return {**options, "strategy": names[settings["alg"]], "steps": length // count}
+
+
+def test_d2_cache_has_the_authors_tokens_steps_and_positions(family: str, model: Any) -> None:
+    record, changed = golden("d2", family), 0
+    for case in record["cases"]:
+        begin, seen = len(case["prompt"]), list[list[int]]()
+        options = {**d2_options(case["settings"]), "logits_temp": 1 / record["logits_scale"]}
+        canvas = Canvas.completion(case["prompt"], case["settings"]["gen_length"])
+
+        def trace(
+            _: int, step: decoding.TraceStep, seen: list[list[int]] = seen, begin: int = begin
+        ) -> None:
+            seen.append(sorted(one - begin for one in step.written))
+
+        outcome = decoding.fill_outcomes(
+            Engine(model), [canvas], decoding.resolve(options), trace=trace
+        )[0]
+        assert list(outcome.answer.tokens) == case["tokens"], case["settings"]
+        assert seen == case["steps"]
+        assert outcome.computed == sum(case["computed"])
+        plain = {k: v for k, v in options.items() if k not in {"cache", *CACHE_OPTIONS}}
+        changed += outcome.answer.tokens != decoding.fill(model, [canvas], **plain)[0].tokens
+    assert changed > 10
+
+
+def test_d2_cache_of_all_masks_and_all_attention_is_no_cache(model: Any) -> None:
+    """Rounding leaves the last position out of the nucleus at most."""
+    canvases = [Canvas.completion(prompt, 12) for prompt in prompts(model)]
+    canvases.append(Canvas.infill(prompts(model)[0], 6, prompts(model)[3]))
+    every = {"cache": "d2", "rollout_p": 1.0, "current_k": 99, "inflate_w": 99, **WHOLE}
+    assert [f.tokens for f in decoding.fill(model, canvases, **every)] == [
+        f.tokens for f in decoding.fill(model, canvases, cache="none", **WHOLE)
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["certainty_prior", "random", "margin"])
+def test_d2_cache_answers_do_not_depend_on_other_canvases(model: Any, strategy: str) -> None:
+    options = {"strategy": strategy, "cache": "d2", "current_k": 3, "block_length": 6, **WHOLE}
+    canvases = [Canvas.completion(p, 12, key=str(i)) for i, p in enumerate(prompts(model))]
+    canvases.append(Canvas.infill(prompts(model)[0], 6, prompts(model)[3], key="hole"))
+
+    def filled(asked: list[Canvas], **more: Any) -> list[decoding.Filling]:
+        return [replace(f, seconds=0.0) for f in decoding.fill(model, asked, **options, **more)]
+
+    together = filled(canvases)
+    assert together == [filled([canvas])[0] for canvas in canvases]
+    assert together == filled(canvases[::-1], engine=Engine(model, batch_rows=2))[::-1]
+
+
+def test_rollout_is_the_product_of_the_attention_maps(shared: Path) -> None:
+    """Against transformers' own weights; every row of the product sums to 1."""
+    folder = shared / "goldens" / "llada"
+    eager = load_model(
+        "llada", pretrained=str(folder), dtype="float32", device="cpu", attn_implementation="eager"
+    )
+    tokens = torch.tensor([prompts(eager)[1]])
+    length = tokens.shape[1]
+    plan = PositionPlan(FeatureCache(), torch.arange(length), measures=True)
+    _, features = eager.forward_features(tokens, torch.ones_like(tokens, dtype=torch.bool), plan)
+    with torch.no_grad():
+        maps = eager.backbone(
+            input_ids=tokens, output_attentions=True, **eager.inputs(tokens, None)
+        ).attentions
+    product = torch.eye(length)
+    for weights, layer in zip(maps, features, strict=True):
+        product = (weights[0].mean(0) + torch.eye(length)) / 2 @ product
+        assert layer.received is not None
+        torch.testing.assert_close(layer.received, product.sum(0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(product.sum(1), torch.ones(length))
+
+
+def test_certainty_density_is_the_weighted_share_of_known_positions() -> None:
+    rng = np.random.default_rng(5)
+    for length, sigma in ((1, 1.0), (7, 0.5), (12, 3.0), (20, 10.0)):
+        known = rng.random(length) < 0.5
+        around = np.concatenate([np.ones(length), known, np.full(length, known[-1])])
+        weight = np.exp(-(np.arange(-3 * length, 3 * length) ** 2) / (2 * sigma**2))
+        wanted = [
+            sum(around[j] * np.exp(-((length + i - j) ** 2) / (2 * sigma**2)) for j in range(3 * length))
+            / weight.sum()
+            for i in range(length)
+        ]  # fmt: skip
+        assert np.allclose(certainty_density(known, sigma), wanted)
+
+
+def test_d2_cache_keeps_the_share_of_attention_and_fills_gaps() -> None:
+    weight, allowed = np.array([4.0, 3.0, 2.0, 1.0, 90.0]), np.arange(5) < 4
+    assert nucleus(weight, 0.75, allowed).tolist() == [True, True, False, False, False]
+    assert nucleus(weight, 0.0, allowed).tolist() == [True, False, False, False, False]
+    assert not nucleus(weight, 0.5, np.zeros(5, dtype=bool)).any()
+    chosen = np.isin(np.arange(10), [1, 3, 8])
+    assert np.nonzero(inflated(chosen, 2))[0].tolist() == [1, 2, 3, 8]
+    assert inflated(chosen, 0).tolist() == chosen.tolist()
+
+
+# -- in tables -------------------------------------------------------------------------------------
+
+
+def test_an_approximate_cache_is_a_field_of_its_own() -> None:
+    dual = decoding.resolve({"cache": "dual", "block_length": 4})
+    assert dual.approximation == "approximate cache dual" and dual.strategy.name == "confidence"
+    assert decoding.resolve({}).approximation == ""
+    assert decoding.resolve({"preset": "dllm_cache"}).identity()["transfer_ratio"] == 0.25

@@ -46,6 +46,7 @@ COUNTS = str(HERE / "data" / "token_counts.json")
 # Options with which a sampler has something to do on a short text of `tiny`; a sampler without an
 # entry runs with its defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
+    "certainty_prior": {"sigma": 3.0, "num_transfer_tokens": 2, "block_length": 6},
     "klass": {"conf_threshold": 0.2, "kl_threshold": 0.3, "block_length": 6, "schedule": "even"},
     "pc_sampler": {"prior": COUNTS, "lambd": 0.25, "alpha": 10, "steps": 6},
     "linear_position": {"prior": COUNTS, "lambd": 0.5, "alpha": 10, "steps": 6},
@@ -224,7 +225,7 @@ WHOLE_CANVAS = [
 ]
 
 
-@pytest.mark.parametrize("cache", ["prefix", "dual", "dllm", "dkv"])
+@pytest.mark.parametrize("cache", ["prefix", "dual", "dllm", "dkv", "d2"])
 @pytest.mark.parametrize("name", WHOLE_CANVAS)
 def test_rows_that_no_cache_serves_are_refused_without_a_model(name: str, cache: str) -> None:
     every = {"prompt_interval_steps": 4, "gen_interval_steps": 3, "transfer_ratio": 0.5}
@@ -260,14 +261,23 @@ def test_holes_inside_a_text_and_several_of_them_are_filled(host: Any, name: str
         assert BLANK not in found.tokens
 
 
-@pytest.mark.parametrize("cache", ["prefix", "dual"])
+CACHES: dict[str, dict[str, Any]] = {
+    "prefix": {},
+    "dual": {},
+    "dllm": {"prompt_interval_steps": 4, "gen_interval_steps": 3, "transfer_ratio": 0.5},
+    "dkv": {"cache_steps": 4},
+    "d2": {"current_k": 4},
+}
+
+
+@pytest.mark.parametrize("cache", CACHES)
 @EACH
 def test_approximate_caches_work_or_are_refused(tiny: Any, name: str, cache: str) -> None:
-    """Under Fast-dLLM's caches, too, no answer depends on its batch."""
+    """Under approximate caches, too, no answer depends on its batch."""
     if not runs_on(tiny, name):
         pytest.skip("not for a model with full attention, which these caches are for")
     try:
-        settings = given(name, cache=cache)
+        settings = given(name, cache=cache, **CACHES[cache])
         resolve(settings)
     except UserError as error:
         assert "cache" in str(error) and "\n" not in str(error)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from dlm_eval.decoding.caches import CACHE_OPTIONS, DecodeCache, Exact, cache_class, caches_with
 from dlm_eval.decoding.draw import TopPRule
 from dlm_eval.decoding.presets import preset_settings
 from dlm_eval.decoding.strategy import (
@@ -32,13 +33,6 @@ from dlm_eval.options import (
 )
 
 PER_STEP = ("even", "carry")  # schedules that write at least one token per step
-APPROXIMATE = ("prefix", "dual", "dllm", "dkv")  # caches that change tokens
-OWN_CACHE = {  # options that only one cache has, and that it needs
-    "prompt_interval_steps": "dllm",
-    "gen_interval_steps": "dllm",
-    "transfer_ratio": "dllm",
-    "cache_steps": "dkv",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,28 +137,11 @@ class DecodeSettings:
         help="lengths that are tried for a hole of unknown length, as [8,16,32]; each is filled, and "
         "the filling with the highest mean log-probability is kept; empty: the hole as it is",
     )
-    cache: Literal["exact", "none", "prefix", "dual", "dllm", "dkv"] = option(
-        "exact",
-        help="KV cache: 'exact' (causal and block-causal models; changes no token), 'none', or for "
-        "full attention Fast-dLLM's"
-        " approximate 'prefix' and 'dual', refreshed at the start of each block; 'dllm': the "
-        "approximate features of dLLM-Cache; 'dkv': dKV-Cache's approximate keys and values",
-    )
-    prompt_interval_steps: int | None = option(
-        None, least=1, help="cache=dllm: steps after which the prompt's features are computed again"
-    )
-    gen_interval_steps: int | None = option(
-        None, least=1, help="cache=dllm: steps after which all other features are computed again"
-    )
-    cache_steps: int | None = option(
-        None, least=1, help="cache=dkv: steps after which everything is computed again"
-    )
-    transfer_ratio: float | None = option(
-        None,
-        least=0,
-        most=1,
-        help="cache=dllm: share of the generated positions, those whose values moved most, that "
-        "are computed in the steps between",
+    cache: DecodeCache = option(
+        Exact(),
+        help="KV cache: 'exact' (causal and block-causal models; changes no token), 'none', or an "
+        "approximate one for full attention: 'prefix' and 'dual' (Fast-dLLM), 'dllm' (dLLM-Cache), "
+        "'dkv' (dKV-Cache), 'd2' (d2Cache)",
     )
     until: tuple[str, ...] = option(
         (), help="stop strings; text from the first one on is not visible"
@@ -188,10 +165,9 @@ class DecodeSettings:
         if self.length_beam and self.lengths:
             raise UserError("decode length_beam and lengths exclude each other; give one of them")
         self.strategy.refuse(self)
-        self._check_cache_options()
-        if self.cache in APPROXIMATE and self.guidance:
+        if self.cache.approximate and self.guidance:
             raise UserError(
-                f"decode cache '{self.cache}' and guidance '{self.guidance}' exclude each other; "
+                f"decode cache '{self.cache.name}' and guidance '{self.guidance}' exclude each other; "
                 "leave one out"
             )
         if self.steps is not None and self.steps_per_block is not None:
@@ -220,32 +196,16 @@ class DecodeSettings:
         return self.schedule or self.strategy.default_schedule
 
     @property
-    def title(self) -> str:
-        """The strategy's name in tables, with its cache if that changes tokens."""
-        name = self.strategy.name
-        return f"{name} with approximate cache {self.cache}" if self.cache in APPROXIMATE else name
+    def approximation(self) -> str:
+        """What changes tokens to save time, for tables; "" if nothing does."""
+        return f"approximate cache {self.cache.name}" if self.cache.approximate else ""
 
     def identity(self) -> dict[str, Any]:
-        """Returns all settings by name, the strategy's too, for result files and journal keys."""
-        general = {name: value for name, value in vars(self).items() if name != "strategy"}
-        for name in OWN_CACHE:
-            if general[name] is None:
-                del general[name]  # runs without this cache keep their fingerprints
-        return {**self.strategy.identity(), **general}
-
-    def _check_cache_options(self) -> None:
-        """Raises UserError if options of a cache are given without it, or missing."""
-        for name, cache in OWN_CACHE.items():
-            value = vars(self)[name]
-            if self.cache == cache and value is None:
-                raise UserError(
-                    f"decode {name} is needed by cache '{cache}'; preset={cache}_cache has it"
-                )
-            if self.cache != cache and value is not None:
-                raise UserError(
-                    f"decode {name} '{value}' is not used with cache '{self.cache}'; it belongs to "
-                    f"cache={cache}"
-                )
+        """Returns all settings by name, those of strategy and cache too, for result files and
+        journal keys.
+        """
+        general = {name: vars(self)[name] for name in FIELDS}
+        return {**self.strategy.identity(), **general, **self.cache.identity()}
 
     def check(self, length: int, block: int | None = None) -> None:
         """Raises UserError if the settings do not fit a hole of `length` open positions.
@@ -286,6 +246,7 @@ class DecodeSettings:
         defaults = {
             own.name: default_of(own) for part in (self, self.strategy) for own in fields(part)
         }
+        defaults["cache"] = Exact.name
         values = self.identity()
         for name in self.strategy.unused_settings(process):
             if values[name] != defaults[name]:
@@ -326,8 +287,8 @@ class DecodeSettings:
         """Returns why an interrupted canvas must start again instead of resuming, or None."""
         if (reason := self.strategy.why_no_checkpoint(process)) is not None:
             return reason
-        if self.cache == "dllm":
-            return "cache=dllm"
+        if self.cache.lasts == "canvas":
+            return f"cache={self.cache.name}"
         if self.length_beam:
             return "length_beam"
         if self.lengths:
@@ -335,13 +296,15 @@ class DecodeSettings:
         return "several samples" if self.samples > 1 and self.is_random else None
 
 
-GENERAL = tuple(name for name in option_names(DecodeSettings) if name != "strategy")
+FIELDS = tuple(name for name in option_names(DecodeSettings) if name not in ("strategy", "cache"))
+GENERAL = (*FIELDS, "cache", *CACHE_OPTIONS)  # settings that do not belong to a strategy
 # names that a strategy cannot give to an option
 TAKEN = (*GENERAL, "strategy", "preset", "gen_length")
 
 
 def setting_names(*layers: Mapping[str, Any]) -> list[str]:
-    """Returns the names of all settings: the strategy, general ones and those of every strategy.
+    """Returns the names of all settings: the strategy, general ones and those of every cache and
+    strategy.
 
     Args:
         layers: settings by name; one of them may name a strategy from a user's file.
@@ -403,17 +366,13 @@ def resolve(*layers: Mapping[str, Any], length: int | None = None) -> DecodeSett
 def _build(values: Mapping[str, Any]) -> DecodeSettings:
     """Returns the settings with these values."""
     cls = STRATEGIES.find(str(values.get("strategy", "confidence")), "decode strategy")
-    general = {name: value for name, value in values.items() if name in GENERAL}
-    own = {
-        name: value for name, value in values.items() if name not in general and name != "strategy"
-    }
     own = {
         name: value
-        for name, value in own.items()
-        if not (value is None or str(value).lower() in ("none", "null"))
+        for name, value in values.items()
+        if name not in ("strategy", *GENERAL) and not _is_none(value)
     }
     for name in values:
-        if name == "strategy" or name in general or name in option_names(cls):
+        if name in ("strategy", *GENERAL) or name in option_names(cls):
             continue
         if not (users := users_of(name)):
             raise unknown_name_error("decode", name, setting_names())
@@ -423,7 +382,41 @@ def _build(values: Mapping[str, Any]) -> DecodeSettings:
                 f"{', '.join(users)}"
             )
     strategy = parse_options(cls, own, "decode", needed_by=f"decode strategy '{cls.name}'")
-    return DecodeSettings(strategy=strategy, **cast_options(DecodeSettings, general, "decode"))
+    return DecodeSettings(strategy=strategy, cache=_cache(values), **cast_general(values, "decode"))
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or str(value).lower() in ("none", "null")
+
+
+def _cache(values: Mapping[str, Any]) -> DecodeCache:
+    """Returns the cache that `values` name, with its options."""
+    name = str(values.get("cache", Exact.name))
+    cls = cache_class(name)
+    own = {
+        key: value for key, value in values.items() if key in CACHE_OPTIONS and not _is_none(value)
+    }
+    for key, value in own.items():
+        if key not in option_names(cls):
+            users = ", ".join(f"cache={user}" for user in caches_with(key))
+            raise UserError(
+                f"decode {key} '{value}' is not used with cache '{name}'; it belongs to {users}"
+            )
+    return parse_options(cls, own, "decode", needed_by=f"decode cache '{name}'")
+
+
+def cast_general(values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Returns those of `values` that are neither of a strategy nor of a cache, cast to their types.
+
+    Args:
+        what: text before a setting's name in an error.
+
+    Raises:
+        UserError: a value that cannot be cast, or the name of a cache that does not exist.
+    """
+    cache_class(str(values.get("cache", Exact.name)))
+    general = {name: value for name, value in values.items() if name in FIELDS}
+    return cast_options(DecodeSettings, general, what)
 
 
 # -- which settings mean something to which process ------------------------------------------------
@@ -439,6 +432,8 @@ def supports(process: str, name: str, value: Any) -> bool:
         return value not in STRATEGIES.names() or STRATEGIES.find(str(value)) in strategies
     if name == "schedule":
         return any(cls.takes_schedule for cls in strategies)
+    if name in CACHE_OPTIONS:
+        name = "cache"
     if name not in GENERAL and not users_of(name):
         return True  # unknown: a later error names it
     return any(

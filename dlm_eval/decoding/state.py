@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
-from dlm_eval.decoding.cache_policy import make_cache_policy, visible_end
+from dlm_eval.decoding.caches import visible_end
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.exits import EarlyExit
 from dlm_eval.decoding.settings import DecodeSettings
@@ -153,7 +153,8 @@ class DecodeState:
         self.early_exit: EarlyExit | None = None
         if settings.early_exit and not canvas.draft:  # a draft's tokens are written, but not final
             self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
-        self.cache = make_cache_policy(model, settings)
+        guided = settings.guidance_factor != 1
+        self.cache = settings.cache.policy(model, guided, settings.strategy.reads)
         self.kept = Kept()
         self.memory: Any = None
         self.known: tuple[Query, Ints, Output] | None = None
@@ -206,6 +207,10 @@ class DecodeState:
         told = block is not None and logit_shift(self.model) > 0 and int(at[0]) % block == 0
         return self.cache.first_alone or told
 
+    def computed_next(self, at: Ints) -> Ints:
+        """Returns those of the open positions `at` that the next row computes anyway (`cache`)."""
+        return self.cache.candidates(self.tokens, self.open, at)
+
     # -- rows --------------------------------------------------------------------------------------
 
     def read(self, at: Ints, query: Query) -> Generator[list[ForwardRow], list[Output], Output]:
@@ -216,7 +221,11 @@ class DecodeState:
         """
         if self.known is not None and self.known[0] == query and np.array_equal(self.known[1], at):
             return self.known[2]
-        found = (yield from self.run([self.row(at, query)]))[0]
+        asked = self.cache.reads(self.open, at)
+        found = (yield from self.run([self.row(asked, query)]))[0]
+        self.cache.learn(asked, found)
+        if len(asked) > len(at):
+            found = tuple(values[np.isin(asked, at)] for values in found)
         random = self.settings.temperature > 0
         changing = random or query.keeps or self.cache.ages
         self.known = None if changing else (query, at, found)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import samplers
 from dlm_eval.decoding.checkpoints import Offer, State, no_offer
+from dlm_eval.decoding.draw import Measure
 from dlm_eval.decoding.schedules import SCHEDULES
 from dlm_eval.decoding.step import Trace
 from dlm_eval.engine import Program
@@ -81,6 +82,9 @@ class Strategy:
         owns_blocks: whether it divides the text by itself under full attention.
         takes_block_length: whether `block_length` can be set.
         completes_only: whether it fills only a hole at the end of the canvas.
+        reads: what `StepState.score` holds: the candidate's log-probability ('probability'), its
+            lead over the runner-up ('margin') or the negative entropy ('entropy', nats); None if
+            the strategy chooses positions without reading them.
     """
 
     name: ClassVar[str] = ""
@@ -95,6 +99,7 @@ class Strategy:
     owns_blocks: ClassVar[bool] = False
     completes_only: ClassVar[bool] = False
     takes_block_length: ClassVar[bool] = True
+    reads: ClassVar[Measure | None] = None
 
     def __init_subclass__(cls, *, name: str = "", **more: Any) -> None:
         super().__init_subclass__(**more)

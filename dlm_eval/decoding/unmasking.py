@@ -20,12 +20,11 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from dlm_eval.canvas import Canvas, Filling
-from dlm_eval.decoding.cache_policy import make_cache_policy
 from dlm_eval.decoding.checkpoints import no_offer
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.samples import best_program, repeat
 from dlm_eval.decoding.schedules import schedule
-from dlm_eval.decoding.settings import APPROXIMATE, DecodeSettings
+from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.state import Block, DecodeState, split_blocks, whole_blocks
 from dlm_eval.decoding.step import Bools, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategy import FillRequest, Strategy
@@ -49,9 +48,6 @@ class Unmasking(Strategy):
     deletes positions implements the whole `step`.
 
     Class attributes:
-        reads: what `StepState.score` holds: the candidate's log-probability ('probability'), its
-            lead over the runner-up ('margin') or the negative entropy ('entropy', nats); None if
-            the strategy chooses positions without reading them.
         ends: when a block is done: when it is 'full', when it is full or all its steps are done
             ('limit'; what is open then stays open), after all its 'steps', when it is full and a
             step changes nothing ('stable'), or when `stops` says so ('own').
@@ -64,7 +60,6 @@ class Unmasking(Strategy):
     """
 
     takes_schedule: ClassVar[bool] = True
-    reads: ClassVar[Measure | None] = None
     ends: ClassVar[Ends] = "full"
     last_step_fills: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = False
@@ -209,12 +204,14 @@ class Unmasking(Strategy):
         places = np.array(whole_blocks(canvas, model.block_length).open_positions)
         least = 2 if logit_shift(model) > 0 else 1  # see `DecodeState.first_position_alone`
         rows = int(canvas.draft)  # the row that reads it
-        ages = make_cache_policy(model, settings).ages
+        cache = settings.cache.policy(model, settings.guidance_factor != 1, self.reads)
+        if cache.narrows:  # a quota may be more than the candidates
+            return None
         for part, block in split_blocks(places, settings, model.block_length):
             most = self.most_steps(len(part), block.steps)
             if most is None:
                 return None
-            if ages:  # steps that write nothing run too
+            if cache.ages:  # steps that write nothing run too
                 most = max(most, block.steps + self.last_step_fills)
             rows += max(most, min(least, len(part)))
         samples = settings.samples if settings.is_random else 1
@@ -234,10 +231,10 @@ class Unmasking(Strategy):
 
     def refuse(self, settings: DecodeSettings) -> None:
         super().refuse(settings)
-        if self._whole_rows and settings.cache in APPROXIMATE:
+        if self._whole_rows and settings.cache.approximate:
             raise UserError(
                 f"decode strategy '{self.name}' {self._whole_rows}; it needs no approximate cache, so "
-                f"leave cache '{settings.cache}' out"
+                f"leave cache '{settings.cache.name}' out"
             )
         if self.takes_block_length:
             return
@@ -247,15 +244,16 @@ class Unmasking(Strategy):
                     f"decode {name} is not used by strategy '{self.name}', which divides the hole "
                     "into blocks by itself; leave it out"
                 )
-        if settings.cache in ("prefix", "dual"):
+        if settings.cache.by_block:
             raise UserError(
-                f"decode cache '{settings.cache}' is refreshed with every block of block_length; "
+                f"decode cache '{settings.cache.name}' is refreshed with every block of block_length; "
                 f"strategy '{self.name}' has blocks of its own; leave it out"
             )
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
-        make_cache_policy(model, settings)  # raises if the model does not have the cache
+        # raises if the model does not have the cache
+        settings.cache.policy(model, settings.guidance_factor != 1, self.reads)
         whole = model.block_length is not None and (
             settings.block_length in (None, model.block_length)
         )
@@ -333,7 +331,10 @@ class Unmasking(Strategy):
                 edit = yield from _first_position(state, at[:1], first)
             else:
                 at = at if self.revisits else at[is_open]
-                view = state.view(self.candidates(at), block, step, quota, name)
+                at = self.candidates(at)
+                if not self.revisits and type(self).step is Unmasking.step:
+                    at = state.computed_next(at)
+                view = state.view(at, block, step, quota, name)
                 edit = yield from self.step(state, view, op)
             state.apply(edit)
             if not edit.changes_nothing and self.tokens_are_final:

@@ -219,10 +219,12 @@ class DecodePlans:
         settings, process = self._options.settings(ask, length), self._model.process
         described: dict[str, Any] = {
             "decode": settings.identity(),
-            "strategy": settings.title,
+            "strategy": settings.strategy.name,
             "steps": settings.steps or (length if settings.uses_own_length else None),
             "block_length": settings.block_length,
         }
+        if settings.approximation:
+            described["approximation"] = settings.approximation
         if ask.preset is not None:
             described["preset"] = ask.preset
         if ask.replaced:

@@ -426,7 +426,9 @@ def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     tasks: dict[str, dict[str, Any]] = {}
     for record in records:
         task = tasks.setdefault(record.task, {"kind": record.kind})
-        for key in ("estimator", "strategy", "preset", "steps", "block_length", "gen_length"):
+        for key in (
+            "estimator", "strategy", "approximation", "preset", "steps", "block_length", "gen_length",
+        ):  # fmt: skip
             if record.details.get(key) is not None:
                 task.setdefault(key, set()).add(record.details[key])
         if record.score is not None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dlm_eval.errors import DlmEvalError, UserError, nearest, unknown_name_error
-from dlm_eval.options import cast_options
 from dlm_eval.packaged import suite_files
 from dlm_eval.rng import digest
 from dlm_eval.settings import alternatives, cast_value, describe, field_types, literals, shown
@@ -370,17 +369,15 @@ def _check_conditions(conditions: Conditions, what: str) -> None:
         if value is not None and value < least:
             raise UserError(f"{what}: {name} '{value}' is not allowed; it must be {least} or more")
     from dlm_eval.decoding.presets import preset_settings
-    from dlm_eval.decoding.settings import GENERAL, DecodeSettings
+    from dlm_eval.decoding.settings import cast_general
     from dlm_eval.harness.decode_config import DecodeOptions
     from dlm_eval.likelihood import parse_estimators
 
     try:
         decode = conditions.decode or {}
         DecodeOptions(decode)
-        general = {
-            k: v for k, v in decode.items() if k in GENERAL and (k, v) != ("steps", "length")
-        }
-        cast_options(DecodeSettings, general, "--decode")
+        general = {k: v for k, v in decode.items() if (k, v) != ("steps", "length")}
+        cast_general(general, "--decode")
         if decode.get("preset") not in (None, "authors"):
             preset_settings(str(decode["preset"]))
         if conditions.estimator is not None:

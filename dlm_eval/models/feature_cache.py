@@ -2,13 +2,15 @@
 
 Under full attention each token changes all keys and values, so that none is ever final, and answers
 with such a cache are approximations. A decoder decides in each step what is computed
-(`decoding.cache_policy`); a plan computes it, for Llama and its relatives.
+(`decoding.caches`); a plan computes it, for Llama and its relatives.
 
 `FeaturePlan` is dLLM-Cache (Liu et al. 2025, arXiv 2506.06295; github.com/maomaocun/dLLM-cache
 17235bf). It computes the features of the prompt and of the generated part only now and then, and in
 between those of the generated tokens whose values have moved most. The first layer always computes
 all. `PositionPlan` computes the same positions in every layer and reads keys and values of all
 others (dKV-Cache, Ma et al. 2025, arXiv 2505.15781; github.com/horseee/dKV-Cache 49a76fc).
+It can measure the attention that each position receives (d2Cache, Jiang et al. 2025, arXiv
+2509.23094; github.com/Kamichanw/d2Cache 72feb60).
 
 One sequence runs at a time, so that its numbers do not depend on others.
 
@@ -35,12 +37,15 @@ class LayerFeatures:
         keys, values: [g, L, d], keys rotated to their positions.
         attention, mlp: [L, H] outputs that are added to the residual stream; None if the cache
             has keys and values only.
+        received: [L] float32 attention that each position has received from all others in the last
+            pass, through this layer and those below it; None if it was not measured.
     """
 
     keys: Tensor
     values: Tensor
     attention: Tensor | None = None
     mlp: Tensor | None = None
+    received: Tensor | None = None
 
 
 class FeatureCache:
@@ -139,13 +144,19 @@ class FeaturePlan:
 class PositionPlan:
     """A pass that computes the same positions in all layers.
 
+    With `measures` it also finds attention rollout (Abnar & Zuidema 2020, arXiv 2005.00928): R_l =
+    (A_l + I) / 2 R_(l-1), R_0 = I, where A_l are the weights of layer l as the mean over heads. Rows
+    of A_l that are not computed are those of I. A position receives the sum of its column of R_l.
+
     Attributes:
         cache: see `Plan`; of its features only keys and values are used.
         positions: [N] long, ascending; all of them if the cache is empty.
+        measures: whether `LayerFeatures.received` is found.
     """
 
     cache: FeatureCache
     positions: Tensor
+    measures: bool = False
 
     @property
     def weight(self) -> float:
@@ -163,6 +174,7 @@ class PositionPlan:
         at = self.positions.to(hidden.device)
         there = rotary[0][:, at], rotary[1][:, at]
         states, fresh = hidden[:, at], list[LayerFeatures]()
+        rollout = torch.eye(hidden.shape[1], device=hidden.device) if self.measures else None
         for number, layer in enumerate(layers):
             attend, normed = layer.self_attn, layer.input_layernorm(states)
             keys = _rotated(_heads(attend.k_proj(normed), attend.head_dim), *there)[0]
@@ -171,10 +183,15 @@ class PositionPlan:
                 old = self.cache.layers[number]
                 keys = old.keys.index_copy(1, at, keys)
                 values = old.values.index_copy(1, at, values)
-            attention = _attention(attend, normed, there, keys, values)
+            if rollout is None:
+                attention, received = _attention(attend, normed, there, keys, values), None
+            else:
+                attention, weights = _weighed_attention(attend, normed, there, keys, values)
+                rollout = rollout.index_copy(0, at, (weights @ rollout + rollout[at]) / 2)
+                received = rollout.sum(0)
             states = states + attention
             states = states + layer.mlp(layer.post_attention_layernorm(states))
-            fresh.append(LayerFeatures(keys, values))
+            fresh.append(LayerFeatures(keys, values, received=received))
         return hidden.index_copy(1, at, states), tuple(fresh)
 
 
@@ -208,6 +225,20 @@ def _attention(attend: Any, normed: Tensor, rotary: Rotary, keys: Tensor, values
     )
     found: Tensor = attend.o_proj(read.transpose(1, 2).flatten(2))
     return found
+
+
+def _weighed_attention(
+    attend: Any, normed: Tensor, rotary: Rotary, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns what `_attention` returns, and the weights [N, L] float32 as the mean over heads."""
+    queries = _rotated(_heads(attend.q_proj(normed), attend.head_dim), *rotary)[0]
+    groups = queries.shape[0] // keys.shape[0]
+    keys, values = keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0)
+    scores = queries @ keys.transpose(1, 2) * attend.scaling
+    weights = scores.softmax(-1, dtype=torch.float32)
+    read = weights.to(queries.dtype) @ values
+    found: Tensor = attend.o_proj(read.transpose(0, 1).flatten(1)[None])
+    return found, weights.mean(0)
 
 
 def _positions(

@@ -2,7 +2,7 @@
 
 `KVCache` holds them for one canvas, `BatchKV` for the rows of one batch, and `LayerCache` hands
 them to the attention layers of a network. Which positions are cached, and whether the answers are
-exact, is decided by a cache policy (`decoding.cache_policy`).
+exact, is decided by a cache policy (`decoding.caches`).
 
 Shape letters: B = rows, L = positions that run, R = cached positions, S = 2 x layers (keys and
 values of

@@ -114,7 +114,7 @@ class Klass(Unmasking, name="klass"):
         self, state: DecodeState, view: StepState, op: Draw
     ) -> Generator[list[ForwardRow], list[Output], Edit]:
         """Reads all open positions, and decides in the block."""
-        alone = state.model.block_length is not None or state.settings.cache == "dual"
+        alone = state.model.block_length is not None or state.settings.cache.block_alone
         at = view.position if alone else np.nonzero(state.open)[0]
         read = yield from state.read(at, self.query(view, op, state.model))
         inside = np.isin(at, view.position)

@@ -18,8 +18,8 @@ from dlm_eval.reports.files.row import Row
 
 # Columns of a score that a board can require, or match rows by. Others are settings.
 OF_ROW = (
-    "model", "checkpoint", "revision", "shots", "estimator", "strategy", "steps", "gen_length",
-    "block_length", "dtype", "device", "task_version", "logprob_kind", "label", "seed",
+    "model", "checkpoint", "revision", "shots", "estimator", "strategy", "approximation", "steps",
+    "gen_length", "block_length", "dtype", "device", "task_version", "logprob_kind", "label", "seed",
 )  # fmt: skip
 MOST_NOTES = 50  # refused scores that are listed
 ALIKE = 0.8  # similarity of a misspelled name

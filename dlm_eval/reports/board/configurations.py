@@ -26,7 +26,7 @@ Cells = dict[Key, list[Row]]
 
 # Columns that distinguish scores of one task, in the order in which they name rows.
 DISTINGUISHING = (
-    "shots", "n", "estimator", "strategy", "steps", "gen_length", "block_length", "dtype", "task_version", "device",
+    "shots", "n", "estimator", "strategy", "approximation", "steps", "gen_length", "block_length", "dtype", "task_version", "device",
     "seed", "configuration", "scoring", "documents", "setup", "fingerprint", "date", "source",
 )  # fmt: skip
 MOST_ROWS = 2000  # of one setup

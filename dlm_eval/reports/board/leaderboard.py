@@ -23,7 +23,6 @@ from dlm_eval.reports.files.csv_file import cell, csv_text
 from dlm_eval.reports.files.find import read_result_files
 from dlm_eval.reports.files.result_file import latest
 from dlm_eval.reports.files.row import COLUMNS, Row
-from dlm_eval.reports.files.scores import approximation
 from dlm_eval.reports.files.write import write_files
 
 if TYPE_CHECKING:
@@ -166,7 +165,7 @@ def _permanent_notes(found: Configuration) -> list[str]:
         row = score.rows[0]
         if row.n is not None and row.n_total is not None and row.n != row.n_total:
             notes.setdefault(f"n={row.n}", []).append(task)
-        for note in (row.code, approximation(row.strategy)):
+        for note in (row.code, row.approximation):
             if note:
                 notes.setdefault(note, []).append(task)
     few = len(notes) > 1 or any(len(tasks) < len(found.scores) for tasks in notes.values())

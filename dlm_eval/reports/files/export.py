@@ -173,6 +173,7 @@ def _notes(run: Run, row: Row) -> str:
         "shots": row.shots,
         "likelihood": row.estimator,
         "strategy": row.strategy,
+        "approximation": row.approximation,
         "steps": row.steps,
         "gen_length": row.gen_length,
         "block_length": row.block_length,

@@ -23,7 +23,9 @@ FRACTION = re.compile(
 OF_REPEATS = re.compile(r"_(maj|pass)@\d+$|^pass@\d+$")
 RATIOS = (1e-12, 1e12)  # of tokens, forwards and seconds
 _DEEPEST = 8  # objects within a metric
-_PROCEDURE = ("estimator", "strategy", "steps", "gen_length", "block_length", "logprob_kind")
+_PROCEDURE = (
+    "estimator", "strategy", "approximation", "steps", "gen_length", "block_length", "logprob_kind",
+)  # fmt: skip
 
 
 def task_cells(content: Content, digests: Digests, task: str) -> Iterator[dict[str, Any]]:
@@ -167,13 +169,6 @@ def _kind(content: Content, task: str) -> str | None:
     if not isinstance(output, str):
         return None
     return GENERATION if output == "generate_until" else LIKELIHOOD
-
-
-def approximation(strategy: str | None) -> str:
-    """Returns what of a task's decoding changes tokens to save time, "" if nothing does
-    (`DecodeSettings.title`).
-    """
-    return (strategy or "").partition(" with ")[2]
 
 
 def outside_sandbox(content: Content, task: str) -> bool:

@@ -19,7 +19,7 @@ from dlm_eval.output import one_line, table
 from dlm_eval.printable import MARKDOWN, counted, decimals
 from dlm_eval.reports.board.leaderboard import leaderboard, write
 from dlm_eval.reports.files.content import Content
-from dlm_eval.reports.files.scores import approximation, outside_sandbox
+from dlm_eval.reports.files.scores import outside_sandbox
 from dlm_eval.sandbox import UNSANDBOXED
 from dlm_eval.signals import discard_output
 
@@ -83,7 +83,7 @@ def _rows(name: str, results: Mapping[str, Any], unsandboxed: bool) -> Iterator[
         sampling = scores.get(f"{metric}_stderr,{filter_name}")
         if not isinstance(sampling, (int, float)):
             sampling = error_of(results, "perplexity_stderr", name, metric)
-        notes = [UNSANDBOXED] * unsandboxed + [approximation(described.get("strategy"))]
+        notes = [UNSANDBOXED] * unsandboxed + [described.get("approximation", "")]
         shown_name = " ".join([name, *(f"({note})" for note in notes if note)])
         first = [shown_name, *counted] if place == 0 else [""] * 7
         yield [

@@ -40,6 +40,8 @@ SPEED = (
     "gen_interval_steps",
     "transfer_ratio",
     "cache_steps",
+    "rollout_p",
+    "current_k",
 )
 BASELINE = "one token per step"
 

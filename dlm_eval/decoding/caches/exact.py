@@ -1,0 +1,66 @@
+"""The exact cache: keys and values of a finished prefix, which are final in causal and block-causal
+models. No token changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dlm_eval.decoding.caches.policy import CachePolicy, DecodeCache
+from dlm_eval.decoding.draw import Measure
+from dlm_eval.decoding.step import Bools, Ints
+from dlm_eval.models.denoiser import CachingDenoiser, Denoiser, caching, runs_whole_blocks
+from dlm_eval.models.kv_cache import KVCache
+
+
+class PrefixCache(CachePolicy):
+    """Caches the finished prefix, for as long as its tokens stay the same.
+
+    The prefix runs once, with the first row that finds it finished.
+    """
+
+    def __init__(self, model: CachingDenoiser) -> None:
+        assert model.exact_cache_block is not None
+        self._cache, self._unit, self._shift = KVCache(), model.exact_cache_block, model.logit_shift
+        self._mask_id = model.mask_id
+        self._begins_at = self._unit if runs_whole_blocks(model) else 1
+
+    def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
+        """Returns what runs: positions after the cached prefix, and those that are read."""
+        # A mask can also be given, or committed if that is allowed.
+        unknown = open_ | (tokens == self._mask_id)
+        front = int(unknown.argmax()) if unknown.any() else len(tokens)
+        finished = front // self._unit * self._unit
+        known = self._cache.agrees(tokens) // self._unit * self._unit
+        begin = max(0, min(known, int(at[0]) - self._shift)) // self._begins_at * self._begins_at
+        span = (begin, len(tokens)) if begin else None
+        return {
+            "kv_cache": self._cache,
+            "query_span": span,
+            "cache_until": finished if finished > known else 0,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoCache(DecodeCache):
+    """Every row runs whole."""
+
+    name: ClassVar[str] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact(DecodeCache):
+    """The cache of models that have an exact one; no cache of others."""
+
+    name: ClassVar[str] = "exact"
+
+    def policy(self, model: Denoiser, guided: bool, measure: Measure | None) -> CachePolicy:
+        able = caching(model)
+        if able is None or able.exact_cache_block is None or guided:
+            return CachePolicy()
+        return PrefixCache(able)
+
+    def is_used(self, model: Denoiser, guided: bool) -> bool:
+        able = caching(model)
+        return able is not None and able.exact_cache_block is not None and not guided
