@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_autoregressive import uneven
 
 from dlm_eval import Canvas, UserError, decoding, load_model
 from dlm_eval.canvas import BLANK
@@ -15,6 +16,12 @@ from dlm_eval.models.families.toy import Toy, ToySettings
 CANVASES = 1000
 FULL = pytest.mark.full
 WHOLE = {"early_exit": False}
+
+
+@pytest.fixture(scope="module")
+def nemotron(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = uneven(tmp_path_factory.mktemp("nemotron") / "uneven")
+    return load_model("nemotron", pretrained=folder, attention="causal")
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +108,74 @@ def test_rounds_and_rows_are_counted(toy: Toy) -> None:
 def test_an_approximate_cache_is_refused() -> None:
     with pytest.raises(UserError, match="'freedave' .*leave cache 'prefix' out"):
         decoding.resolve({"strategy": "freedave", "cache": "prefix"})
+
+
+# -- self-speculation of autoregressive models -----------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "block_n", "gen_block_size": 3},
+        {"strategy": "linear_spec", "draft_length": 4},
+        pytest.param({"strategy": "block_n", "gen_block_size": 8}, marks=FULL),
+        pytest.param({"strategy": "linear_spec", "draft_length": 16}, marks=FULL),
+        pytest.param({"strategy": "linear_spec", "threshold": 0.3}, marks=FULL),
+    ],
+    ids=str,
+)
+def test_self_speculation_on_a_thousand_canvases(
+    nemotron: Any, options: dict[str, Any], temperature: float
+) -> None:
+    canvases = random_canvases(nemotron, CANVASES, 10)
+    if options["strategy"] == "linear_spec":  # for a hole at the end of a text
+        canvases = [
+            Canvas.completion(canvas.tokens[: canvas.open.index(True)], sum(canvas.open), str(i))
+            for i, canvas in enumerate(canvases)
+        ]
+    plain = answers(nemotron, canvases, strategy="left_to_right", temperature=temperature)
+    draft = answers(nemotron, canvases, temperature=temperature, **options)
+    unequal = [number for number in range(CANVASES) if plain[number] != draft[number]]
+    assert not unequal, f"{len(unequal)} canvases, the first is {canvases[unequal[0]]}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"guidance": 1.5}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9}, {"logits_eos_inf": True}],
+    ids=str,
+)
+@pytest.mark.parametrize("strategy", ["block_n", "linear_spec"])
+def test_self_speculation_under_other_settings(
+    nemotron: Any, strategy: str, options: dict[str, Any]
+) -> None:
+    canvases = [Canvas.completion([266, token], 12, str(token)) for token in range(30, 50)]
+    plain = answers(nemotron, canvases, strategy="left_to_right", **options)
+    assert plain == answers(nemotron, canvases, strategy=strategy, **options)
+
+
+def test_rounds_of_self_speculation_are_counted(nemotron: Any) -> None:
+    """Fewer rounds than tokens; a round of `linear_spec` is two rows, the first one is one."""
+    canvas = Canvas.completion([266, 35, 36], 40)
+    (plain,) = decoding.fill(nemotron, [canvas], "left_to_right", **WHOLE)
+    (block,) = decoding.fill(nemotron, [canvas], "block_n", **WHOLE)
+    (linear,) = decoding.fill(nemotron, [canvas], "linear_spec", draft_length=4, **WHOLE)
+    assert plain.tokens == block.tokens == linear.tokens and plain.forwards == 40
+    assert block.steps < 40 and block.forwards == block.steps + 1
+    assert linear.steps < 40 and linear.forwards == 2 * linear.steps - 1
+
+
+def test_the_authors_rule_at_a_temperature_is_not_the_models_distribution() -> None:
+    """Why `block_n` has another: a most probable guess, accepted with min(1, p / q), else (p - q)+."""
+    p, q = np.array([0.5, 0.5]), np.array([0.6, 0.4])
+    guess = int(q.argmax())
+    accept = min(1.0, p[guess] / q[guess])
+    rest = np.clip(p - q, 0, None)
+    theirs = accept * np.eye(2)[guess] + (1 - accept) * rest / rest.sum()
+    assert theirs[0] == pytest.approx(5 / 6) and p[0] == 0.5
+    # with a guess that is drawn from q, the rule does give p
+    drawn = sum(
+        q[x] * (min(1, p[x] / q[x]) * np.eye(2)[x] + (1 - min(1, p[x] / q[x])) * rest / rest.sum())
+        for x in range(2)
+    )
+    assert drawn == pytest.approx(p)

@@ -77,6 +77,10 @@ RELEASED: dict[str, dict[str, Any]] = {
         "model_type": "sdar", "attention_bias": False, "block_size": 4, "debug": False, "ep_size": 1, "fuse_cross_entropy": True,
         "micro_forward": False, "skip_checkpoint": False, "use_deepep": False, "attn_implementation": "flex_attention",
     },
+    "idlm": LLAMA | {
+        "model_type": "sdar", "attention_bias": False, "block_size": 1, "fuse_cross_entropy": True, "max_window_layers": 36,
+        "sliding_window": None, "use_sliding_window": False, "attn_implementation": "flex_attention",
+    },
     "sdar moe": LLAMA | MOE | {
         "model_type": "sdar_moe", "attention_bias": False, "block_size": 4, "decoder_sparse_step": 1, "mlp_only_layers": [],
         "norm_topk_prob": True, "router_aux_loss_coef": 0.001,
@@ -136,6 +140,7 @@ RELEASED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 TABLES = {
     "sdar moe": ("sdar", "SPARSE"),
+    "idlm": ("sdar", "IDLM_KEYS"),
     "wedlm": ("wedlm", "WITH_NORMS"),
     "wedlm 7b": ("wedlm", "KEYS"),
     "bd3lm": ("mdlm", "BLOCK_KEYS"),
@@ -223,7 +228,9 @@ OTHER_NETWORKS: list[tuple[str, str, Any]] = [
         ("attn_temperature_tuning", True), ("no_rope_layers", [1, 0]), ("rotary_pct", 0.25), ("query_pre_attn_scalar", 256),
     ]),
     *(("dream", key, value) for key, value in [("block_size", 32), ("attention_bias", False), ("causal_attn", True), ("qk_norm", True)]),
-    *(("sdar", key, value) for key, value in [("block_size", 1), ("block_size", "4"), ("block_size", True), ("block_size", 4.0)]),
+    *(("sdar", key, value) for key, value in [
+        ("block_size", 1), ("block_size", 3), ("block_size", "4"), ("block_size", True), ("block_size", 4.0)]),
+    *(("idlm", key, value) for key, value in [("block_size", 4), ("block_size", 0), ("block_size", None), ("num_experts", 8)]),
     *(("nemotron", key, value) for key, value in [
         ("sliding_window", 64), ("dlm_paradigm", "autoregressive"), ("attention_bias", True), ("block_size", 0)]),
     *(("diffugpt", key, value) for key, value in [

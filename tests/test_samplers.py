@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from engine_jobs import comparable
+from test_autoregressive import uneven
 
 from dlm_eval import Canvas, UserError, fill, load_model
 from dlm_eval.canvas import BLANK
@@ -62,6 +63,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "wino": {"threshold": 0.2, "threshold_back": 0.3, "block_length": 6},
     "daedal": {"max_gen_length": 20, "high_conf_threshold": 0.3, "block_length": 6},
     "joint_threshold_indel": {"delete_token_id": 5, "split_token_id": 6},
+    "block_n": {"gen_block_size": 4},
+    "linear_spec": {"draft_length": 5},
 }  # fmt: skip
 SAMPLERS = [
     name
@@ -84,6 +87,12 @@ def blocks(shared: Path) -> Any:
     return load_model("llada2", pretrained=folder, dtype="float32", device="cpu", block_length=8)
 
 
+@pytest.fixture(scope="module")
+def autoregressive(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = uneven(tmp_path_factory.mktemp("nemotron") / "uneven")
+    return load_model("nemotron", pretrained=folder, attention="causal")
+
+
 def runs_on(model: Any, name: str) -> bool:
     settings = resolve(given(name))
     try:
@@ -94,9 +103,9 @@ def runs_on(model: Any, name: str) -> bool:
 
 
 @pytest.fixture
-def host(name: str, tiny: Any, blocks: Any) -> Any:
-    """`tiny`, or a block-causal model for a sampler that needs one."""
-    return tiny if runs_on(tiny, name) else blocks
+def host(name: str, tiny: Any, blocks: Any, autoregressive: Any) -> Any:
+    """`tiny`, or a block-causal or an autoregressive model for a sampler that needs one."""
+    return next(model for model in (tiny, blocks, autoregressive) if runs_on(model, name))
 
 
 def texts(model: Any) -> list[Canvas]:
@@ -132,7 +141,7 @@ def test_answers_do_not_depend_on_batch_or_order(host: Any, name: str, temperatu
     canvases, options = texts(host)[:3], given(name, temperature=temperature)
     alone = plain(fill(host, [canvas], **options)[0] for canvas in canvases)
     assert any(filling.steps > 1 for filling in alone)
-    small = 40 if host.block_length is None else 140  # a row with a cache takes more
+    small = 40 if host.attention == "full" else 140  # a row with a cache takes more
     for engine in (Engine(host, batch_rows=2), Engine(host, memory_tokens=small), Engine(host)):
         assert plain(fill(host, canvases, engine=engine, **options)) == alone
     assert plain(fill(host, canvases[::-1], **options))[::-1] == alone
@@ -237,7 +246,7 @@ def test_rows_that_no_cache_serves_are_refused_without_a_model(name: str, cache:
 def test_what_shows_the_whole_canvas() -> None:
     """Samplers with rows of their own, which the caches do not know."""
     assert set(WHOLE_CANVAS) == {
-        "daedal", "dmax", "freedave", "joint_threshold_indel", "prophet", "slowfast",
+        "block_n", "daedal", "dmax", "freedave", "joint_threshold_indel", "linear_spec", "prophet", "slowfast",
         "slowfast_dream", "var_generate", "wino",
     }  # fmt: skip
 

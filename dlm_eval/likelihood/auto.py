@@ -13,6 +13,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.likelihood.cubature.rule import Rule, relabelled
 from dlm_eval.likelihood.estimator import EarlyStopping, Estimator, is_told_noise
 from dlm_eval.likelihood.exact import Exact, as_estimator
+from dlm_eval.likelihood.masks import in_one_forward, is_autoregressive
 from dlm_eval.likelihood.mc_error import echo
 from dlm_eval.likelihood.patterns import Floats, Ints, enumerable
 from dlm_eval.likelihood.uniform import UniformBound
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 class Auto(EarlyStopping, name="auto"):
     """Exact if 2^n-1 forwards fit, else cubature: the lowest known error at every n and budget.
 
-    Models of uniform noise get `uniform`. docs/reference/likelihood.md has the measurements.
+    Models of uniform noise get `uniform`, autoregressive ones `left_to_right` (exact, one forward).
+    docs/likelihood.md has the measurements.
     """
 
     kind = "lower bound"
@@ -39,16 +41,26 @@ class Auto(EarlyStopping, name="auto"):
             super().check_model(model)
 
     def for_process(self, model: Denoiser) -> Estimator:
+        if is_autoregressive(model):
+            self._refuse_set(
+                ("precision", "target_stderr", "stop_at_error_rate"),
+                f"is for scores that are sampled; that of {model.name} is exact",
+            )
+            return in_one_forward(self)
         if not is_told_noise(model):
             return self
-        unset = type(self)()
-        for name in ("cfg_scale", "precision", "target_stderr", "stop_at_error_rate"):
-            if (value := vars(self)[name]) != vars(unset)[name]:
-                raise UserError(
-                    f"estimator auto: {name} '{value}' is for models that mask tokens; "
-                    f"{model.name} undoes uniform noise: leave it out"
-                )
+        self._refuse_set(
+            ("cfg_scale", "precision", "target_stderr", "stop_at_error_rate"),
+            f"is for models that mask tokens; {model.name} undoes uniform noise",
+        )
         return UniformBound(max_forwards=self.max_forwards)
+
+    def _refuse_set(self, names: tuple[str, ...], reason: str) -> None:
+        """Raises UserError if one of the settings `names` is not its default."""
+        unset = type(self)()
+        for name in names:
+            if (value := vars(self)[name]) != vars(unset)[name]:
+                raise UserError(f"estimator auto: {name} '{value}' {reason}: leave it out")
 
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
         if enumerable(target.n, self.max_forwards):

@@ -40,6 +40,7 @@ from dlm_eval.uncertainty import EXACT, Error
 if TYPE_CHECKING:
     from dlm_eval.engine.rows import Program
     from dlm_eval.likelihood.target import Target
+    from dlm_eval.models.denoiser import Denoiser
     from dlm_eval.rng import Noise
 
 
@@ -114,6 +115,38 @@ class LeftToRight(Planned, Guided, name="left_to_right"):
 
     def plan(self, n: int, noise: Noise) -> Plan:
         return Plan.fixed(np.arange(n) >= np.arange(n)[:, None], np.eye(n))
+
+    def for_process(self, model: Denoiser) -> Estimator:
+        return in_one_forward(self) if is_autoregressive(model) else self
+
+
+class CausalChain(LeftToRight):
+    """The chain rule in one forward: no prediction of an autoregressive model sees its own token or
+    a later one, so nothing has to be hidden.
+    """
+
+    cost = "1"
+
+    def budget(self, n: int) -> int:
+        return 1
+
+    def plan(self, n: int, noise: Noise) -> Plan:
+        return Plan.fixed(np.zeros((1, n), dtype=bool), np.ones((1, n)))
+
+    def for_process(self, model: Denoiser) -> Estimator:
+        return self
+
+
+def in_one_forward(estimator: Guided) -> CausalChain:
+    """Returns the chain rule in one forward, with the guidance of `estimator`."""
+    return CausalChain(cfg_scale=estimator.cfg_scale)
+
+
+def is_autoregressive(model: Denoiser) -> bool:
+    """Returns whether a prediction of `model` depends on the tokens before it alone."""
+    from dlm_eval.models.denoiser import logit_shift
+
+    return model.attention == "causal" and logit_shift(model) == 1
 
 
 @dataclass(frozen=True, kw_only=True)

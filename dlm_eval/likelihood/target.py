@@ -238,7 +238,7 @@ def _target(
 
 def _past(model: Denoiser, places: Ints) -> int:
     """Returns the number of positions, from the left, that no row changes; they run once."""
-    if model.attention != "block":
+    if model.attention == "full":
         return 0
     knowing = caching(model)
     if knowing is None or knowing.exact_cache_block is None:

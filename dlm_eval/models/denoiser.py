@@ -297,6 +297,20 @@ class LayoutDenoiser(Protocol):
         ...
 
 
+class BlockDrafts(Protocol):
+    """An autoregressive denoiser that also drafts a block of tokens in one forward (Nemotron)."""
+
+    def draft_logits(
+        self, tokens: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """Returns float32 logits of the token AT each wanted position, with the arguments of `logits`.
+
+        A row ends with masks. They and the last token before them see each other, and all that is
+        before them, which is read causally.
+        """
+        ...
+
+
 class WholeBlocks(Protocol):
     """A denoiser that says whether all positions of a block have to run together.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.models.config_keys import ConfigKeys, read_values
-from dlm_eval.models.denoiser import NO_MASK, Process
+from dlm_eval.models.denoiser import NO_MASK, Attention, Process
 from dlm_eval.models.loading import (
     CheckpointFiles,
     LoadSettings,
@@ -91,6 +91,8 @@ class FamilySpec:
         shift: whether the distribution of token i is read at position i-1.
         causal_blocks: returns the block length of a block-causal checkpoint, None for full
             attention.
+        autoregressive: returns whether a checkpoint is read as an autoregressive one: each position
+            sees those before it alone, and the distribution of token i is read at position i-1.
         process: corruption that it was trained to undo.
         bos_only_if_empty: whether BOS is put only before an empty prompt (trained without BOS).
         eos_tokens: texts of tokens that end a text, in order; those that the tokenizer lacks are
@@ -112,6 +114,7 @@ class FamilySpec:
     settings: type[LoadSettings] = LoadSettings
     shift: bool = False
     causal_blocks: Callable[[OpenedCheckpoint], int | None] = lambda _: None
+    autoregressive: Callable[[OpenedCheckpoint], bool] = lambda _: False
     process: Process = "absorbing"
     bos_only_if_empty: bool = False
     eos_tokens: tuple[str, ...] = ()
@@ -198,7 +201,8 @@ def build_denoiser(spec: FamilySpec, opened: OpenedCheckpoint) -> TransformersDe
             failed.
     """
     files, settings = opened.files, opened.settings
-    block = spec.causal_blocks(opened)
+    causal = spec.autoregressive(opened)
+    block = None if causal else spec.causal_blocks(opened)
     if block is not None and (type(block) is not int or not 1 <= block <= LONGEST_BLOCK):
         raise UserError(
             f"{spec.name} ({files.name}): block length {str(block)[:40]} is not possible; it must "
@@ -218,8 +222,9 @@ def build_denoiser(spec: FamilySpec, opened: OpenedCheckpoint) -> TransformersDe
     if not tokens.eos_ids and spec.process == "absorbing":
         log.warning("%s names no end-of-text token; every open position is written", files.name)
     model = network.load(files, settings)
+    attention: Attention = "causal" if causal else "full" if block is None else "block"
     facts = ModelFacts(
-        spec.name, spec.shift, "full" if block is None else "block", block, spec.process, spec.bos_only_if_empty,
+        spec.name, spec.shift or causal, attention, block, spec.process, spec.bos_only_if_empty,
         spec.suppressed(opened, tokens.mask_id),
         {"checkpoint": settings.checkpoint or None, **identity(files, settings), **files.notes},
     )  # fmt: skip

@@ -65,8 +65,8 @@ class TransformersDenoiser:
     """Denoiser (see `models.denoiser.Denoiser`) of a transformers backbone and its linear head.
 
     Args:
-        model: a model with `base_model` and `get_output_embeddings()`, made with `is_causal=False`
-            unless `facts` says causal.
+        model: a model with `base_model` and `get_output_embeddings()`, made with
+            `is_causal=False`: what a position sees is said by masks.
         tokenizer_info: its tokenizer and ids.
         facts: what it is.
         name: family and checkpoint in words.
@@ -272,8 +272,8 @@ class TransformersDenoiser:
 
     @property
     def exact_cache_block(self) -> int | None:
-        """The block of block-causal attention."""
-        return self.block_length
+        """The block of block-causal attention, 1 of causal attention."""
+        return 1 if self.attention == "causal" else self.block_length
 
     def hidden_cached(
         self, tokens: Tensor, valid: Tensor | None, past: BatchKV | None, states: LayerCache
@@ -283,7 +283,7 @@ class TransformersDenoiser:
         if past is not None:
             places = past.begin[:, None] + token_positions(tokens, valid)
             mask = cached_mask(
-                visible_positions(places, valid, self.block_length), past, self.dtype
+                visible_positions(places, valid, self.exact_cache_block), past, self.dtype
             )
             inputs |= {"attention_mask": mask, "position_ids": places}
         hidden: Tensor = self.backbone(
@@ -324,6 +324,10 @@ class TransformersDenoiser:
         """Returns float32 logits [N, V] of tokens at places of hidden states [B, L, H]."""
         if self.facts.shift:
             columns = _one_left(columns, rows, valid)
+        return self._read_in_place(hidden, rows, columns)
+
+    def _read_in_place(self, hidden: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Returns float32 logits [N, V] that the network gives at these columns, shift or not."""
         rows, columns = rows.to(hidden.device), columns.to(hidden.device)
         logits = self.read(hidden[rows, columns])
         for token in self.facts.suppressed_ids:
@@ -347,8 +351,9 @@ class TransformersDenoiser:
             # Counting real tokens makes learned positions right under left padding, and rows equal
             # to their unpadded selves.
             inputs |= {"attention_mask": valid.long(), "position_ids": real_positions(valid)}
-        if self.attention == "block":
-            inputs["attention_mask"] = block_mask(tokens, valid, self.block_length or 1, self.dtype)
+        if self.attention != "full":
+            block = self.exact_cache_block or 1
+            inputs["attention_mask"] = block_mask(tokens, valid, block, self.dtype)
         return {key: value for key, value in inputs.items() if key in self.accepted}
 
     def read(self, hidden: Tensor) -> Tensor:

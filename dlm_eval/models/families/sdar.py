@@ -1,4 +1,9 @@
-"""SDAR and TraDo (Cheng et al. 2025): Qwen3 or its MoE, trained block-causally."""
+"""SDAR and TraDo (Cheng et al. 2025): Qwen3 or its MoE, trained block-causally; and I-DLM.
+
+I-DLM (Yu et al. 2026, arXiv 2604.11035) has SDAR's model_type and is read in another way: strictly
+causal, the distribution of token i at position i-1. Its config.json has a `block_size` of 1, 2 or
+3, which is that of its training data and no block of attention.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +21,23 @@ BLOCK_LENGTH = 4  # of the checkpoints whose config does not say
 TRAINED = frozenset(
     {"debug", "ep_size", "fuse_cross_entropy", "micro_forward", "skip_checkpoint", "use_deepep"}
 )
-# A block of 1 is I-DLM's: strictly causal and shifted, under the same names.
+LARGEST_IDLM = 3  # block_size of I-DLM's configs: 1, 2 and 3
 BLOCK = {
     "block_size": Kind(
-        "a whole number above 1 (1 is another model, I-DLM)",
-        lambda value: COUNT.test(value) and value > 1,
+        f"a whole number above {LARGEST_IDLM} (up to it, the checkpoint is --model idlm)",
+        lambda value: COUNT.test(value) and value > LARGEST_IDLM,
+    )
+}
+IDLM_BLOCK = {
+    "block_size": Kind(
+        f"1 to {LARGEST_IDLM} (above it, the checkpoint is --model sdar)",
+        lambda value: COUNT.test(value) and value <= LARGEST_IDLM,
     )
 }
 KEYS = QWEN3.extended(family="SDAR", read=BLOCK, harmless=TRAINED)
 SPARSE = QWEN3_MOE.extended(family="SDAR", read=BLOCK, harmless=TRAINED)
+# model_type is SDAR's, so the name has to begin with it.
+IDLM_KEYS = QWEN3.extended(family="SDAR (I-DLM)", needed=IDLM_BLOCK, harmless=TRAINED)
 
 
 def network(opened: OpenedCheckpoint) -> Pretrained:
@@ -42,6 +55,15 @@ FAMILY = FamilySpec(
     network,
     BlockSettings,
     causal_blocks=blocks_of("block_size", BLOCK_LENGTH, warn=True),
+    eos_tokens=("<|im_end|>", "<|endoftext|>"),
+    mask_token="<|MASK|>",
+)
+IDLM = FamilySpec(
+    "idlm",
+    IDLM_KEYS,
+    network,
+    autoregressive=lambda _: True,
+    bos_only_if_empty=True,
     eos_tokens=("<|im_end|>", "<|endoftext|>"),
     mask_token="<|MASK|>",
 )
