@@ -61,6 +61,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "wino": {"threshold": 0.2, "threshold_back": 0.3, "block_length": 6},
     "daedal": {"max_gen_length": 20, "high_conf_threshold": 0.3, "block_length": 6},
     "joint_threshold_indel": {"delete_token_id": 5, "split_token_id": 6},
+    "longest_prefix": {"threshold": 0.2, "n_future_tokens": 3},
+    "self_speculative": {"n_future_tokens": 3},
 }  # fmt: skip
 SAMPLERS = [
     name
@@ -237,7 +239,7 @@ def test_rows_that_no_cache_serves_are_refused_without_a_model(name: str, cache:
 def test_what_shows_the_whole_canvas() -> None:
     """Samplers with rows of their own, which the caches do not know."""
     assert set(WHOLE_CANVAS) == {
-        "daedal", "dmax", "freedave", "joint_threshold_indel", "prophet", "slowfast",
+        "daedal", "dmax", "freedave", "joint_threshold_indel", "prophet", "self_speculative", "slowfast",
         "slowfast_dream", "var_generate", "wino",
     }  # fmt: skip
 

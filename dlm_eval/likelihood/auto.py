@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from dlm_eval.canvas import Score
 from dlm_eval.errors import UserError
 from dlm_eval.likelihood.cubature.rule import Rule, relabelled
-from dlm_eval.likelihood.estimator import EarlyStopping, Estimator, is_told_noise
+from dlm_eval.likelihood.estimator import EarlyStopping, Estimator, is_told_noise, next_tokens
 from dlm_eval.likelihood.exact import Exact, as_estimator
+from dlm_eval.likelihood.masks import LeftToRight
 from dlm_eval.likelihood.mc_error import echo
 from dlm_eval.likelihood.patterns import Floats, Ints, enumerable
 from dlm_eval.likelihood.uniform import UniformBound
@@ -28,26 +29,31 @@ if TYPE_CHECKING:
 class Auto(EarlyStopping, name="auto"):
     """Exact if 2^n-1 forwards fit, else cubature: the lowest known error at every n and budget.
 
-    Models of uniform noise get `uniform`. docs/likelihood.md has the measurements.
+    Models of uniform noise get `uniform`, those that predict the next tokens (SDLM)
+    `left_to_right`. docs/likelihood.md has the measurements.
     """
 
     kind = "lower bound"
     cost = "<= max_forwards"
 
     def check_model(self, model: Denoiser) -> None:
-        if not is_told_noise(model):
+        if not is_told_noise(model) and next_tokens(model) is None:
             super().check_model(model)
 
     def for_process(self, model: Denoiser) -> Estimator:
-        if not is_told_noise(model):
+        in_order = next_tokens(model) is not None
+        if not is_told_noise(model) and not in_order:
             return self
+        why = "predicts the next tokens" if in_order else "undoes uniform noise"
         unset = type(self)()
         for name in ("cfg_scale", "precision", "target_stderr", "stop_at_error_rate"):
             if (value := vars(self)[name]) != vars(unset)[name]:
                 raise UserError(
                     f"estimator auto: {name} '{value}' is for models that mask tokens; "
-                    f"{model.name} undoes uniform noise: leave it out"
+                    f"{model.name} {why}: leave it out"
                 )
+        if in_order:
+            return LeftToRight()
         return UniformBound(max_forwards=self.max_forwards)
 
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:

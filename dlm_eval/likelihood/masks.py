@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlm_eval.canvas import Score
-from dlm_eval.likelihood.estimator import Budgeted, Estimator, Guided
+from dlm_eval.errors import UserError
+from dlm_eval.likelihood.duel import read_ahead
+from dlm_eval.likelihood.estimator import Budgeted, Estimator, Guided, next_tokens
 from dlm_eval.likelihood.exact import enumerated
 from dlm_eval.likelihood.mc_error import deviations, draws_error, echo, neighbours
 from dlm_eval.likelihood.patterns import (
@@ -40,6 +42,7 @@ from dlm_eval.uncertainty import EXACT, Error
 if TYPE_CHECKING:
     from dlm_eval.engine.rows import Program
     from dlm_eval.likelihood.target import Target
+    from dlm_eval.models.denoiser import Denoiser
     from dlm_eval.rng import Noise
 
 
@@ -104,10 +107,30 @@ class MaskRate(MaskSampling, name="mask_rate"):
 
 @dataclass(frozen=True, kw_only=True)
 class LeftToRight(Planned, Guided, name="left_to_right"):
-    """Chain rule in reading order: token j is read while it and all later tokens are hidden."""
+    """Chain rule in reading order: token j is read while it and all later tokens are hidden.
+
+    A model that predicts the next tokens (SDLM) is read with as many masks as it was trained with.
+    """
 
     kind = "exact"
     cost = "n"
+    in_order = True
+
+    def check_model(self, model: Denoiser) -> None:
+        super().check_model(model)
+        if self.cfg_scale and next_tokens(model) is not None:
+            raise UserError(
+                f"estimator left_to_right: cfg_scale '{self.cfg_scale}' hides the beginning of a "
+                f"text, but {model.name} predicts the next tokens: leave it out"
+            )
+
+    def estimate(self, target: Target, noise: Noise) -> Program[Score]:
+        many = None if target.model is None else next_tokens(target.model)
+        return super().estimate(target, noise) if many is None else self._ahead(target, many)
+
+    def _ahead(self, target: Target, many: int) -> Program[Score]:
+        logs, _ = yield from read_ahead(target, many)
+        return self.score(float(logs.sum()), EXACT)
 
     def budget(self, n: int) -> int:
         return n

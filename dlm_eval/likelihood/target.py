@@ -21,7 +21,7 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.likelihood.estimator import KINDS
 from dlm_eval.likelihood.mc_error import added
 from dlm_eval.likelihood.patterns import Bools, Floats, Ints
-from dlm_eval.models.denoiser import Denoiser, LogitsOp, caching, check_ids
+from dlm_eval.models.denoiser import Denoiser, LogitsOp, caching, check_ids, tokens_ahead
 from dlm_eval.models.kv_cache import KVCache
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise, digest
@@ -44,7 +44,8 @@ class Target:
         model: for estimators that need more of it than log-probabilities.
         known: log-probabilities read so far: pattern -> [n] nats (nan if not read).
         past: number of positions, from the left, that no pattern changes (earlier blocks of a
-            block-causal model). They run once.
+            block-causal model, the text before the last token given to one that predicts the
+            next). They run once.
         memory: KV cache of these positions.
         asked: distinct sequences of the rows so far -> forward passes of each.
     """
@@ -116,6 +117,19 @@ class Target:
         self.asked[tokens.tobytes(), b"", time] = row.passes
         return row
 
+    def next_row(self, number: int, many: int, reader: LogitsOp) -> ForwardRow:
+        """Returns the row that reads token `number` of n behind the text before it, and counts it.
+
+        Args:
+            many: masks behind that text.
+            reader: gets the token's id and its number.
+        """
+        place = self.places[number : number + 1]
+        tokens = np.append(self.tokens[: int(place[0])], np.full(many, self.mask_id))
+        payload = np.array([[self.tokens[place[0]], number]])
+        self.asked[tokens.tobytes(), b"", 0.0] = 1
+        return ForwardRow(tokens, place, reader, payload)
+
     @property
     def rows(self) -> int:
         """Number of forward passes of the distinct sequences so far."""
@@ -148,7 +162,7 @@ class Target:
             elif reading.any() and (name not in known or np.isnan(known[name][reading]).any()):
                 wanted[name] = (pattern, reading)
         if wanted:
-            answers = yield from self._ask(
+            answers = yield from self.ask(
                 [self.row(pattern, reading) for pattern, reading in wanted.values()]
             )
             for name, (_, reading), (logs,) in zip(wanted, wanted.values(), answers, strict=True):
@@ -163,7 +177,7 @@ class Target:
         )
         return np.where(read, found, np.nan)
 
-    def _ask(self, rows: list[ForwardRow]) -> Program[list[Output]]:
+    def ask(self, rows: list[ForwardRow]) -> Program[list[Output]]:
         """Returns the outputs of `rows`.
 
         If there are several, the first runs the past and the others use its KV cache.
@@ -199,6 +213,10 @@ def check_canvas(model: Denoiser, canvas: Canvas) -> SampleError | None:
         return SampleError(
             f"position 0 is open, but {model.name} has no prediction for it: put a BOS token "
             "before the text"
+        )
+    if tokens_ahead(model) is not None and not canvas.is_completion:
+        return SampleError(
+            f"text follows what is to be scored, but {model.name} predicts the next tokens only"
         )
     return check_ids(model, canvas, scored=True)
 
@@ -238,7 +256,7 @@ def _target(
 
 def _past(model: Denoiser, places: Ints) -> int:
     """Returns the number of positions, from the left, that no row changes; they run once."""
-    if model.attention != "block":
+    if model.attention != "block" and tokens_ahead(model) is None:
         return 0
     knowing = caching(model)
     if knowing is None or knowing.exact_cache_block is None:

@@ -307,6 +307,19 @@ class WholeBlocks(Protocol):
     runs_whole_blocks: bool
 
 
+class NextTokens(Protocol):
+    """A denoiser that predicts the next tokens of a text (SDLM): masks stand behind all known ones.
+
+    It is decoded and scored from left to right. The token before the first mask attends to the
+    masks, so that its keys and values change once they are written.
+
+    Attributes:
+        tokens_ahead: tokens that it was trained to predict at once.
+    """
+
+    tokens_ahead: int
+
+
 class EditTokens(Protocol):
     """A denoiser trained to insert and delete tokens (LLaDA2.2): ids that say so, None if it has none.
 
@@ -653,6 +666,11 @@ def exact_cache_block(model: Denoiser) -> int | None:
 def runs_whole_blocks(model: Denoiser) -> bool:
     """Returns whether all positions of a block have to run together."""
     return offers(model, WholeBlocks) and cast(WholeBlocks, model).runs_whole_blocks
+
+
+def tokens_ahead(model: Denoiser) -> int | None:
+    """Returns how many next tokens a model predicts at once; None of a model that fills any hole."""
+    return cast(NextTokens, model).tokens_ahead if offers(model, NextTokens) else None
 
 
 def edit_tokens(model: Denoiser) -> tuple[int | None, int | None]:
