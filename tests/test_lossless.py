@@ -135,9 +135,13 @@ def test_self_speculative_on_a_thousand_texts_of_sdlm(
         for _ in range(CANVASES)
     ]
     options = {"n_future_tokens": many, "temperature": temperature}
-    plain = answers(
-        model, canvases, strategy="longest_prefix", only_first_token_keep=True, **options
-    )
-    guessed = answers(model, canvases, strategy="self_speculative", **options)
-    unequal = [number for number in range(CANVASES) if plain[number] != guessed[number]]
+    first = {"strategy": "longest_prefix", "only_first_token_keep": True}
+    plain = decoding.fill(model, canvases, **first, **options, **WHOLE)
+    guessed = decoding.fill(model, canvases, "self_speculative", **options, **WHOLE)
+    unequal = [
+        number
+        for number, (one, other) in enumerate(zip(plain, guessed, strict=True))
+        if one.tokens != other.tokens
+        or not np.allclose(one.confidence, other.confidence, rtol=1e-4, atol=1e-6)
+    ]
     assert not unequal, f"{len(unequal)} canvases, the first is {canvases[unequal[0]]}"

@@ -37,7 +37,13 @@ from dlm_eval.decoding.step import (
 from dlm_eval.engine import ForwardRow, Layout, LogProbs, Output
 from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser, exact_cache_block, logit_shift, tokens_ahead
+from dlm_eval.models.denoiser import (
+    Denoiser,
+    exact_cache_block,
+    logit_shift,
+    reads_context,
+    tokens_ahead,
+)
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise
 
@@ -151,6 +157,9 @@ class DecodeState:
         self._in_block: tuple[int, Ints, frozenset[int]] | None = None
         self._causal = exact_cache_block(model) == 1
         self._in_order = tokens_ahead(model) is not None
+        self._context: int | None = None
+        if reads_context(model):  # whole blocks of the prompt: a block that is begun is filled
+            self._context = hole[0] // (model.block_length or 1) * (model.block_length or 1)
         self.early_exit: EarlyExit | None = None
         if settings.early_exit and not canvas.draft:  # a draft's tokens are written, but not final
             self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
@@ -283,7 +292,7 @@ class DecodeState:
         return ForwardRow(
             shown, at, query.op, self.uniforms(at) if payload is None else payload, unguided, factor, query.head,
             time=query.time, kept=self.kept if query.keeps else None,
-            ids=self.ids[at] if query.keeps else None, layout=layout, **cached,
+            ids=self.ids[at] if query.keeps else None, layout=layout, context=self._context, **cached,
         )  # fmt: skip
 
     def uniforms(self, at: Ints, ahead: int = 0) -> Floats:

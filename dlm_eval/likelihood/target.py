@@ -21,7 +21,14 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.likelihood.estimator import KINDS
 from dlm_eval.likelihood.mc_error import added
 from dlm_eval.likelihood.patterns import Bools, Floats, Ints
-from dlm_eval.models.denoiser import Denoiser, LogitsOp, caching, check_ids, tokens_ahead
+from dlm_eval.models.denoiser import (
+    Denoiser,
+    LogitsOp,
+    caching,
+    check_ids,
+    reads_context,
+    tokens_ahead,
+)
 from dlm_eval.models.kv_cache import KVCache
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise, digest
@@ -46,6 +53,8 @@ class Target:
         past: number of positions, from the left, that no pattern changes (earlier blocks of a
             block-causal model, the text before the last token given to one that predicts the
             next). They run once.
+        context: number of tokens before the first one to score, for models that are told
+            (`models.denoiser.ReadsContext`); None for others.
         memory: KV cache of these positions.
         asked: distinct sequences of the rows so far -> forward passes of each.
     """
@@ -58,6 +67,7 @@ class Target:
     model: Denoiser | None = None
     known: dict[bytes, Floats] = field(default_factory=dict)
     past: int = 0
+    context: int | None = None
     memory: KVCache = field(default_factory=KVCache)
     asked: dict[tuple[bytes, bytes, float], int] = field(default_factory=dict)
 
@@ -94,8 +104,9 @@ class Target:
         plain = None if self.unguided is None else np.where(self.unguided, self.mask_id, tokens)
         payload = self.truth[read] if payload is None else payload
         row = ForwardRow(
-            tokens, self.places[read], reader, payload, plain, self.guidance, head=head, time=time
-        )
+            tokens, self.places[read], reader, payload, plain, self.guidance, head=head, time=time,
+            context=self.context,
+        )  # fmt: skip
         self.asked[tokens.tobytes(), b"" if plain is None else plain.tobytes(), time] = row.passes
         return row
 
@@ -245,13 +256,17 @@ def targets(model: Denoiser, canvas: Canvas, cfg_scale: float = 0.0) -> list[Tar
 def _target(
     model: Denoiser, tokens: Ints, is_open: Bools, places: Ints, cfg_scale: float
 ) -> Target:
+    # blocks of a canvas end within it, so its first open position is in all of them
+    context = int(is_open.argmax()) if reads_context(model) else None
     if not cfg_scale:
-        return Target(tokens, places, model.mask_id, model=model, past=_past(model, places))
+        past = _past(model, places)
+        return Target(tokens, places, model.mask_id, model=model, past=past, context=context)
     # The unconditional sequence masks the context: all positions that are not open, except a BOS
     # that the model needs.
-    context = ~is_open
-    context[:1] &= not model.needs_bos
-    return Target(tokens, places, model.mask_id, context, cfg_scale + 1.0, model)
+    hidden = ~is_open
+    hidden[:1] &= not model.needs_bos
+    factor = cfg_scale + 1.0
+    return Target(tokens, places, model.mask_id, hidden, factor, model, context=context)
 
 
 def _past(model: Denoiser, places: Ints) -> int:

@@ -320,6 +320,16 @@ class NextTokens(Protocol):
     tokens_ahead: int
 
 
+class ReadsContext(Protocol):
+    """A denoiser that reads a prompt in both directions, and what follows block by block (E2D2).
+
+    With `reads_context` its `logits` and `forward_cached` also take `context` [B] long: positions
+    from the left that every position sees. Without it there are none.
+    """
+
+    reads_context: bool
+
+
 class EditTokens(Protocol):
     """A denoiser trained to insert and delete tokens (LLaDA2.2): ids that say so, None if it has none.
 
@@ -671,6 +681,11 @@ def runs_whole_blocks(model: Denoiser) -> bool:
 def tokens_ahead(model: Denoiser) -> int | None:
     """Returns how many next tokens a model predicts at once; None of a model that fills any hole."""
     return cast(NextTokens, model).tokens_ahead if offers(model, NextTokens) else None
+
+
+def reads_context(model: Denoiser) -> bool:
+    """Returns whether a model is told how many positions are its prompt."""
+    return offers(model, ReadsContext) and cast(ReadsContext, model).reads_context
 
 
 def edit_tokens(model: Denoiser) -> tuple[int | None, int | None]:
