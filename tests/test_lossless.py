@@ -179,3 +179,47 @@ def test_the_authors_rule_at_a_temperature_is_not_the_models_distribution() -> N
         for x in range(2)
     )
     assert drawn == pytest.approx(p)
+
+
+# -- SDLM's self-speculative decoding --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("many", [4, *(pytest.param(n, marks=FULL) for n in (1, 2, 9))])
+def test_self_speculative_on_a_thousand_canvases(toy: Toy, many: int, temperature: float) -> None:
+    canvases = random_canvases(toy, CANVASES, 10)
+    options = {"n_future_tokens": many, "temperature": temperature}
+    plain = answers(toy, canvases, strategy="longest_prefix", only_first_token_keep=True, **options)
+    guessed = answers(toy, canvases, strategy="self_speculative", **options)
+    unequal = [number for number in range(CANVASES) if plain[number] != guessed[number]]
+    assert not unequal, f"{len(unequal)} canvases, the first is {canvases[unequal[0]]}"
+
+
+@pytest.mark.parametrize("many", [None, pytest.param(8, marks=FULL)])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_self_speculative_on_a_thousand_texts_of_sdlm(
+    shared: Path, many: int | None, temperature: float
+) -> None:
+    folder = shared / "goldens/families-2026/sdlm"
+    if not folder.is_dir():
+        pytest.skip("no recordings of SDLM")
+    own = {"tokenizer": shared / "goldens/llada", "mask_id": 313, "dtype": "float32"}
+    model = load_model("sdlm", pretrained=folder, **own)
+    rng = np.random.default_rng(24)
+    canvases = [
+        Canvas.completion(
+            rng.integers(0, 298, rng.integers(1, 12)).tolist(), int(rng.integers(1, 13))
+        )
+        for _ in range(CANVASES)
+    ]
+    options = {"n_future_tokens": many, "temperature": temperature}
+    first = {"strategy": "longest_prefix", "only_first_token_keep": True}
+    plain = decoding.fill(model, canvases, **first, **options, **WHOLE)
+    guessed = decoding.fill(model, canvases, "self_speculative", **options, **WHOLE)
+    unequal = [
+        number
+        for number, (one, other) in enumerate(zip(plain, guessed, strict=True))
+        if one.tokens != other.tokens
+        or not np.allclose(one.confidence, other.confidence, rtol=1e-4, atol=1e-6)
+    ]
+    assert not unequal, f"{len(unequal)} canvases, the first is {canvases[unequal[0]]}"

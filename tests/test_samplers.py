@@ -65,6 +65,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "joint_threshold_indel": {"delete_token_id": 5, "split_token_id": 6},
     "block_n": {"gen_block_size": 4},
     "linear_spec": {"draft_length": 5},
+    "longest_prefix": {"threshold": 0.2, "n_future_tokens": 3},
+    "self_speculative": {"n_future_tokens": 3},
 }  # fmt: skip
 SAMPLERS = [
     name
@@ -246,7 +248,8 @@ def test_rows_that_no_cache_serves_are_refused_without_a_model(name: str, cache:
 def test_what_shows_the_whole_canvas() -> None:
     """Samplers with rows of their own, which the caches do not know."""
     assert set(WHOLE_CANVAS) == {
-        "block_n", "daedal", "dmax", "freedave", "joint_threshold_indel", "linear_spec", "prophet", "slowfast",
+        "block_n", "daedal", "dmax", "freedave", "joint_threshold_indel", "linear_spec", "prophet", "self_speculative",
+        "slowfast",
         "slowfast_dream", "var_generate", "wino",
     }  # fmt: skip
 

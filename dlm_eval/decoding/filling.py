@@ -18,7 +18,13 @@ from dlm_eval.decoding.step import TraceStep
 from dlm_eval.decoding.strategy import FillRequest, default_strategy, not_revising
 from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.denoiser import Denoiser, check_ids, embedding_rows, runs_whole_blocks
+from dlm_eval.models.denoiser import (
+    Denoiser,
+    check_ids,
+    embedding_rows,
+    runs_whole_blocks,
+    tokens_ahead,
+)
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise
 
@@ -189,6 +195,8 @@ def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
             f"strategy '{settings.strategy.name}' fills a hole at the end of a text; here text "
             "follows a hole"
         )
+    if tokens_ahead(model) is not None and not canvas.is_completion:
+        raise SampleError(f"text follows a hole, but {model.name} predicts the next tokens only")
     refuse_settings(model, settings)
 
 
@@ -198,6 +206,11 @@ def refuse_settings(model: Denoiser, settings: DecodeSettings) -> None:
         raise UserError(
             f"decode block_length '{settings.block_length}' is not allowed; {model.name} routes "
             f"blocks of {model.block_length} as one, so leave it out"
+        )
+    if tokens_ahead(model) is not None and settings.guidance_factor != 1:
+        raise UserError(
+            f"decode guidance '{settings.guidance}' is not possible; {model.name} predicts the next "
+            "tokens, and a text without its beginning has none: leave it out"
         )
     settings.strategy.refuse_model(model, settings)
     settings.check_process(model.process)

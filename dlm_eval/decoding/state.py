@@ -37,7 +37,13 @@ from dlm_eval.decoding.step import (
 from dlm_eval.engine import ForwardRow, Layout, LogProbs, Output
 from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import SampleError
-from dlm_eval.models.denoiser import Denoiser, exact_cache_block, logit_shift
+from dlm_eval.models.denoiser import (
+    Denoiser,
+    exact_cache_block,
+    logit_shift,
+    reads_context,
+    tokens_ahead,
+)
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise
 
@@ -150,6 +156,10 @@ class DecodeState:
         self.block = 0
         self._in_block: tuple[int, Ints, frozenset[int]] | None = None
         self._causal = exact_cache_block(model) == 1
+        self._in_order = tokens_ahead(model) is not None
+        self._context: int | None = None
+        if reads_context(model):  # whole blocks of the prompt: a block that is begun is filled
+            self._context = hole[0] // (model.block_length or 1) * (model.block_length or 1)
         self.early_exit: EarlyExit | None = None
         if settings.early_exit and not canvas.draft:  # a draft's tokens are written, but not final
             self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
@@ -246,6 +256,7 @@ class DecodeState:
         tokens: Ints | None = None,
         payload: NDArray[Any] | None = None,
         layout: Layout | None = None,
+        beyond: int = 0,
     ) -> ForwardRow:
         """Returns the row that reads `at`, without positions that the model cannot see from there.
 
@@ -253,9 +264,11 @@ class DecodeState:
             at: [W] positions, ascending.
             query: what to read.
             tokens: [K] tokens that replace the canvas' own (a draft, masks to verify, or only its
-                beginning). Such a row runs whole, without a KV cache.
+                beginning). Such a row runs whole, without a KV cache, unless its model predicts the
+                next tokens, whose cache compares them.
             payload: [W, ...] input of the query's op; None: the random numbers of this step.
             layout: places and visibility of `tokens`, for models that take them.
+            beyond: masks that are shown behind the canvas.
 
         Raises:
             SampleError: the positions are not ascending, or not of the canvas.
@@ -268,7 +281,9 @@ class DecodeState:
                 f" at least one and within 0 to {length - 1}"
             )
         shown = (self.tokens if tokens is None else tokens).copy()
-        if layout is None:
+        if beyond:
+            shown = np.append(shown, np.full(beyond, self.model.mask_id))
+        elif layout is None:
             shown = shown[: visible_end(self.model, self.open, int(at[-1]), self._causal)]
         end = len(shown)
         factor = self.settings.guidance_factor
@@ -279,12 +294,14 @@ class DecodeState:
             unguided = shown.copy()
             unguided[: len(hidden)][hidden[:end]] = self.model.mask_id
         cached = {}
-        if query.head is None and tokens is None:
+        if query.head is None and self._in_order and layout is None:
+            cached = self.cache.part(shown, shown == self.model.mask_id, at, self.block_positions)
+        elif query.head is None and tokens is None:
             cached = self.cache.part(shown, self.open[:end], at, self.block_positions)
         return ForwardRow(
             shown, at, query.op, self.uniforms(at) if payload is None else payload, unguided, factor, query.head,
             time=query.time, kept=self.kept if query.keeps else None,
-            ids=self.ids[at] if query.keeps else None, layout=layout, **cached,
+            ids=self.ids[at] if query.keeps else None, layout=layout, context=self._context, **cached,
         )  # fmt: skip
 
     def uniforms(self, at: Ints, ahead: int = 0) -> Floats:

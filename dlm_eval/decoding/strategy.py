@@ -20,7 +20,7 @@ from dlm_eval.decoding.schedules import SCHEDULES
 from dlm_eval.decoding.step import Trace
 from dlm_eval.engine import Program
 from dlm_eval.errors import UserError
-from dlm_eval.models.denoiser import Denoiser, Process
+from dlm_eval.models.denoiser import Denoiser, Process, tokens_ahead
 from dlm_eval.options import check_option_names, check_options, describe_options, option_names
 from dlm_eval.plugins import Registry, source_digest
 from dlm_eval.rng import Noise
@@ -81,6 +81,8 @@ class Strategy:
             (`Canvas.draft`).
         owns_blocks: whether it divides the text by itself under full attention.
         takes_block_length: whether `block_length` can be set.
+        in_order: whether it only ever writes the first open positions, as models need that predict
+            the next tokens (`models.denoiser.NextTokens`).
         completes_only: whether it fills only a hole at the end of the canvas.
         reads: what `StepState.score` holds: the candidate's log-probability ('probability'), its
             lead over the runner-up ('margin') or the negative entropy ('entropy', nats); None if
@@ -100,6 +102,7 @@ class Strategy:
     completes_only: ClassVar[bool] = False
     takes_block_length: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = None
+    in_order: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, name: str = "", **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -158,7 +161,7 @@ class Strategy:
         """Raises UserError if the strategy does not work with `model`."""
         if model.process not in self.processes:
             raise not_for(self, model.process)
-        if (reason := self.why_not(model)) is not None:
+        if (reason := self.misfit(model)) is not None:
             raise UserError(
                 f"decode strategy '{self.name}' is not for {model.name}: {reason}; use "
                 f"{default_strategy(model.process, model)}"
@@ -166,8 +169,15 @@ class Strategy:
 
     @classmethod
     def why_not(cls, model: Denoiser) -> str | None:
-        """Returns why the strategy does not work with a model of one of its processes, or None."""
+        """Returns the strategy's own reason why it does not work with such a model, or None."""
         return None
+
+    @classmethod
+    def misfit(cls, model: Denoiser) -> str | None:
+        """Returns why the strategy does not work with a model of one of its processes, or None."""
+        if tokens_ahead(model) is not None and not cls.in_order:
+            return "it predicts the next tokens, so they are written from left to right"
+        return cls.why_not(model)
 
     @property
     def is_random(self) -> bool:
@@ -245,7 +255,7 @@ def default_strategy(process: str, model: Denoiser | None = None) -> str:
     """
     fitting = strategies_for(process)
     if model is not None:
-        fitting = [cls for cls in fitting if cls.why_not(model) is None]
+        fitting = [cls for cls in fitting if cls.misfit(model) is None]
     return fitting[0].name
 
 

@@ -45,7 +45,7 @@ class Waiting:
         requests: (program, index of the row in its step, row) of every program that needs this
             sequence.
         kind: what rows of a batch share: the head, and whether they have cached positions or
-            features, or a layout.
+            features, a layout, or a context.
         passes: sequences that the device runs for the row.
         length: positions that run.
         past: positions that are read from the KV cache.
@@ -66,6 +66,7 @@ class Waiting:
         self.requests: list[tuple[Any, int, ForwardRow]] = []
         self.kind = (
             row.head_name, row.query_span is not None, row.features is not None, row.layout is not None,
+            row.context is not None,
         )  # fmt: skip
         self.passes = row.passes
         self.length = len(row.run)
@@ -197,6 +198,8 @@ def identity(row: ForwardRow) -> bytes:
     Rows of different programs never share a KV cache, so its identity is a part of the key.
     """
     head = row.head_name.encode() + b"|" + row.tokens.tobytes()
+    if row.context is not None:
+        head += f"|{row.context}".encode()
     plain = row.unguided is None and row.inputs is None and row.query_span is None
     plain &= row.features is None and row.layout is None
     if plain and not row.time and not row.fed:

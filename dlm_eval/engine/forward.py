@@ -101,15 +101,20 @@ def _run(
         laid_out = cast(LayoutDenoiser, model).logits_in_layout
         return laid_out(tokens, wanted, *_layouts(rows, tokens)), None
     keep = any(row.cache_until for _, row in requests)
+    context = _context(rows, tokens)
     if rows[0].query_span is None and not keep:
         return (rows[0].head or model.logits)(
-            tokens, valid, wanted, **_continuous(rows, tokens)
+            tokens, valid, wanted, **_continuous(rows, tokens), **context
         ), None
     past = None
     if rows[0].query_span is not None:
         repeated = [*rows, *([rows[0]] * (len(tokens) - len(rows)))]
         past = gather([_cached(row) for row in repeated], [row.begin for row in repeated])
-    return cast(CachingDenoiser, model).forward_cached(tokens, valid, wanted, past, keep)
+    run_cached = cast(CachingDenoiser, model).forward_cached
+    found: tuple[Tensor, Tensor | None] = cast(Any, run_cached)(
+        tokens, valid, wanted, past, keep, **context
+    )
+    return found
 
 
 def _layouts(rows: Sequence[ForwardRow], tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,6 +205,18 @@ def _times(rows: Sequence[ForwardRow], count: int, device: torch.device) -> Tens
     """Returns noise levels [B]: of rows, of their unconditional twins, and repeats of the first."""
     times = [row.time for row in rows] + [row.time for row in rows if row.unguided is not None]
     return torch.tensor(times + times[:1] * (count - len(times)), device=device)
+
+
+def _context(rows: Sequence[ForwardRow], tokens: Tensor) -> dict[str, Tensor]:
+    """Returns the positions [B] of each sequence that all others see, if the model is told.
+
+    The order is that of `tokens`: rows, their unconditional twins, repeats of the first.
+    """
+    if rows[0].context is None:
+        return {}
+    given = [row.context for row in [*rows, *(r for r in rows if r.unguided is not None)]]
+    given += given[:1] * (len(tokens) - len(given))
+    return {"context": torch.tensor(given, device=tokens.device)}
 
 
 def _twins(rows: Sequence[ForwardRow]) -> dict[int, int]:

@@ -122,6 +122,8 @@ class ForwardRow:
         ids: [W] identities of the wanted positions, the keys of `kept`; None without it.
         fed: number of inputs per wanted position that come from `kept` and precede `inputs`
             (self-conditioning).
+        context: number of positions from the left that every position sees, for models that are
+            told (`models.denoiser.ReadsContext`); None for others.
         layout: places and visibility of the tokens, for models that take them
             (`models.denoiser.LayoutDenoiser`); None for a plain text. It excludes a cache, a head,
             inputs and a noise level.
@@ -144,6 +146,7 @@ class ForwardRow:
     ids: Ints | None = None
     fed: int = 0
     layout: Layout | None = None
+    context: int | None = None
 
     @property
     def head_name(self) -> str:

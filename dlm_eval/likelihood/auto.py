@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from dlm_eval.canvas import Score
 from dlm_eval.errors import UserError
 from dlm_eval.likelihood.cubature.rule import Rule, relabelled
-from dlm_eval.likelihood.estimator import EarlyStopping, Estimator, is_told_noise
+from dlm_eval.likelihood.estimator import EarlyStopping, Estimator, is_told_noise, next_tokens
 from dlm_eval.likelihood.exact import Exact, as_estimator
-from dlm_eval.likelihood.masks import in_one_forward, is_autoregressive
+from dlm_eval.likelihood.masks import LeftToRight, in_one_forward
 from dlm_eval.likelihood.mc_error import echo
 from dlm_eval.likelihood.patterns import Floats, Ints, enumerable
 from dlm_eval.likelihood.uniform import UniformBound
@@ -25,35 +25,47 @@ if TYPE_CHECKING:
     from dlm_eval.rng import Noise
 
 
+# settings of scores that are sampled
+OF_SAMPLED = ("precision", "target_stderr", "stop_at_error_rate")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Auto(EarlyStopping, name="auto"):
     """Exact if 2^n-1 forwards fit, else cubature: the lowest known error at every n and budget.
 
-    Models of uniform noise get `uniform`, autoregressive ones `left_to_right` (exact, one forward).
-    docs/likelihood.md has the measurements.
+    Models of uniform noise get `uniform`. Autoregressive ones (exact, one forward) and those that
+    predict the next tokens (SDLM) get `left_to_right`. docs/reference/likelihood.md has the
+    measurements.
     """
 
     kind = "lower bound"
     cost = "<= max_forwards"
 
     def check_model(self, model: Denoiser) -> None:
-        if not is_told_noise(model):
+        if not is_told_noise(model) and next_tokens(model) is None:
             super().check_model(model)
 
     def for_process(self, model: Denoiser) -> Estimator:
+        from dlm_eval.models.denoiser import is_autoregressive
+
         if is_autoregressive(model):
             self._refuse_set(
-                ("precision", "target_stderr", "stop_at_error_rate"),
-                f"is for scores that are sampled; that of {model.name} is exact",
+                OF_SAMPLED, f"is for scores that are sampled; {model.name}'s are exact"
             )
             return in_one_forward(self)
-        if not is_told_noise(model):
-            return self
-        self._refuse_set(
-            ("cfg_scale", "precision", "target_stderr", "stop_at_error_rate"),
-            f"is for models that mask tokens; {model.name} undoes uniform noise",
-        )
-        return UniformBound(max_forwards=self.max_forwards)
+        if next_tokens(model) is not None:
+            self._refuse_set(
+                ("cfg_scale", *OF_SAMPLED),
+                f"is for models that mask tokens; {model.name} predicts the next tokens",
+            )
+            return LeftToRight()
+        if is_told_noise(model):
+            self._refuse_set(
+                ("cfg_scale", *OF_SAMPLED),
+                f"is for models that mask tokens; {model.name} undoes uniform noise",
+            )
+            return UniformBound(max_forwards=self.max_forwards)
+        return self
 
     def _refuse_set(self, names: tuple[str, ...], reason: str) -> None:
         """Raises UserError if one of the settings `names` is not its default."""

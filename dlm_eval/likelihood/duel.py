@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dlm_eval.engine.rows import Program
+    from dlm_eval.likelihood.patterns import Bools, Floats
     from dlm_eval.likelihood.target import Target
     from dlm_eval.rng import Noise
 
@@ -121,3 +122,22 @@ def reveal(
             break
         hidden[places[chosen]] = False
     return total, greedy
+
+
+def read_ahead(target: Target, many: int) -> Program[tuple[Floats, Bools]]:
+    """Returns log p of each token (nats) given the text before it, and whether it is the likeliest.
+
+    For models that predict the next tokens (`models.denoiser.NextTokens`).
+
+    Args:
+        target: [n] the tokens, which end the text.
+        many: masks behind the text before each.
+    """
+    rows = [
+        target.next_row(place, many, PolicyReader("left_to_right")) for place in range(target.n)
+    ]
+    found = yield from target.ask(rows)
+    logs, likeliest = (np.concatenate([output[i] for output in found]) for i in (0, 1))
+    if np.isnan(logs).any():
+        raise SampleError("the model returned log-probabilities that are NaN")
+    return logs, likeliest

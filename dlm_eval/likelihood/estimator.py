@@ -88,6 +88,8 @@ class Estimator:
         per_token: whether its scores are means per token, and not sums.
         of_all: whether its scores are log-probabilities of all tokens together, as perplexities
             need them.
+        in_order: whether each token is read given all tokens before it and none after it, as models
+            need that predict the next tokens (`models.denoiser.NextTokens`).
     """
 
     name: ClassVar[str] = ""
@@ -95,6 +97,7 @@ class Estimator:
     cost: ClassVar[str] = ""
     per_token: ClassVar[bool] = False
     of_all: ClassVar[bool] = True
+    in_order: ClassVar[bool] = False
 
     def __init_subclass__(cls, name: str = "", **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -130,6 +133,11 @@ class Estimator:
 
         By default, models that mask tokens are supported.
         """
+        if next_tokens(model) is not None and not self.in_order:
+            raise UserError(
+                f"estimator '{self.name}' hides tokens before known ones, but {model.name} predicts "
+                "the next tokens of a text; use auto or left_to_right"
+            )
         if model.process == "absorbing":
             return
         if is_told_noise(model):
@@ -271,6 +279,13 @@ class Estimator:
             upper_stderr=bounds.upper_error.stderr,
             bracket=bounds.bracket,
         )
+
+
+def next_tokens(model: Denoiser) -> int | None:
+    """Returns how many next tokens `model` predicts at once; None if it fills any hole."""
+    from dlm_eval.models.denoiser import tokens_ahead
+
+    return tokens_ahead(model)
 
 
 def is_told_noise(model: Denoiser) -> bool:

@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlm_eval.canvas import Score
-from dlm_eval.likelihood.estimator import Budgeted, Estimator, Guided
+from dlm_eval.errors import UserError
+from dlm_eval.likelihood.duel import read_ahead
+from dlm_eval.likelihood.estimator import Budgeted, Estimator, Guided, next_tokens
 from dlm_eval.likelihood.exact import enumerated
 from dlm_eval.likelihood.mc_error import deviations, draws_error, echo, neighbours
 from dlm_eval.likelihood.patterns import (
@@ -105,10 +107,30 @@ class MaskRate(MaskSampling, name="mask_rate"):
 
 @dataclass(frozen=True, kw_only=True)
 class LeftToRight(Planned, Guided, name="left_to_right"):
-    """Chain rule in reading order: token j is read while it and all later tokens are hidden."""
+    """Chain rule in reading order: token j is read while it and all later tokens are hidden.
+
+    A model that predicts the next tokens (SDLM) is read with as many masks as it was trained with.
+    """
 
     kind = "exact"
     cost = "n"
+    in_order = True
+
+    def check_model(self, model: Denoiser) -> None:
+        super().check_model(model)
+        if self.cfg_scale and next_tokens(model) is not None:
+            raise UserError(
+                f"estimator left_to_right: cfg_scale '{self.cfg_scale}' hides the beginning of a "
+                f"text, but {model.name} predicts the next tokens: leave it out"
+            )
+
+    def estimate(self, target: Target, noise: Noise) -> Program[Score]:
+        many = None if target.model is None else next_tokens(target.model)
+        return super().estimate(target, noise) if many is None else self._ahead(target, many)
+
+    def _ahead(self, target: Target, many: int) -> Program[Score]:
+        logs, _ = yield from read_ahead(target, many)
+        return self.score(float(logs.sum()), EXACT)
 
     def budget(self, n: int) -> int:
         return n
@@ -117,6 +139,8 @@ class LeftToRight(Planned, Guided, name="left_to_right"):
         return Plan.fixed(np.arange(n) >= np.arange(n)[:, None], np.eye(n))
 
     def for_process(self, model: Denoiser) -> Estimator:
+        from dlm_eval.models.denoiser import is_autoregressive
+
         return in_one_forward(self) if is_autoregressive(model) else self
 
 
@@ -140,13 +164,6 @@ class CausalChain(LeftToRight):
 def in_one_forward(estimator: Guided) -> CausalChain:
     """Returns the chain rule in one forward, with the guidance of `estimator`."""
     return CausalChain(cfg_scale=estimator.cfg_scale)
-
-
-def is_autoregressive(model: Denoiser) -> bool:
-    """Returns whether a prediction of `model` depends on the tokens before it alone."""
-    from dlm_eval.models.denoiser import logit_shift
-
-    return model.attention == "causal" and logit_shift(model) == 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Engine
 from dlm_eval.engine.rows import Outcome, Program, together
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.likelihood.duel import reveal
+from dlm_eval.likelihood.duel import read_ahead, reveal
 from dlm_eval.likelihood.early import Rounds, race
 from dlm_eval.likelihood.estimator import (
     MAX_FORWARDS,
@@ -25,7 +25,7 @@ from dlm_eval.likelihood.estimator import (
 )
 from dlm_eval.likelihood.target import Target, block_noise, check_canvas, merge, targets
 from dlm_eval.likelihood.uniform import written_greedily
-from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.models.denoiser import Denoiser, tokens_ahead
 from dlm_eval.rng import Noise
 
 
@@ -262,6 +262,12 @@ def _greedy(parts: Sequence[Target], noise: Noise) -> Program[bool]:
     for part, own in zip(parts, block_noise(noise, len(parts)), strict=True):
         if part.model is not None and is_told_noise(part.model):
             if not (yield from written_greedily(part, own)):
+                return False
+            continue
+        many = None if part.model is None else tokens_ahead(part.model)
+        if many is not None:
+            _, likeliest = yield from read_ahead(part, many)
+            if not likeliest.all():
                 return False
             continue
         _, same = yield from reveal(part, "confidence", stop_at_mismatch=True)

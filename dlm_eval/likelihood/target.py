@@ -21,7 +21,14 @@ from dlm_eval.errors import SampleError, UserError
 from dlm_eval.likelihood.estimator import KINDS
 from dlm_eval.likelihood.mc_error import added
 from dlm_eval.likelihood.patterns import Bools, Floats, Ints
-from dlm_eval.models.denoiser import Denoiser, LogitsOp, caching, check_ids
+from dlm_eval.models.denoiser import (
+    Denoiser,
+    LogitsOp,
+    caching,
+    check_ids,
+    reads_context,
+    tokens_ahead,
+)
 from dlm_eval.models.kv_cache import KVCache
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise, digest
@@ -44,7 +51,10 @@ class Target:
         model: for estimators that need more of it than log-probabilities.
         known: log-probabilities read so far: pattern -> [n] nats (nan if not read).
         past: number of positions, from the left, that no pattern changes (earlier blocks of a
-            block-causal model). They run once.
+            block-causal model, the text before the last token given to one that predicts the
+            next). They run once.
+        context: number of tokens before the first one to score, for models that are told
+            (`models.denoiser.ReadsContext`); None for others.
         memory: KV cache of these positions.
         asked: distinct sequences of the rows so far -> forward passes of each.
     """
@@ -57,6 +67,7 @@ class Target:
     model: Denoiser | None = None
     known: dict[bytes, Floats] = field(default_factory=dict)
     past: int = 0
+    context: int | None = None
     memory: KVCache = field(default_factory=KVCache)
     asked: dict[tuple[bytes, bytes, float], int] = field(default_factory=dict)
 
@@ -93,8 +104,9 @@ class Target:
         plain = None if self.unguided is None else np.where(self.unguided, self.mask_id, tokens)
         payload = self.truth[read] if payload is None else payload
         row = ForwardRow(
-            tokens, self.places[read], reader, payload, plain, self.guidance, head=head, time=time
-        )
+            tokens, self.places[read], reader, payload, plain, self.guidance, head=head, time=time,
+            context=self.context,
+        )  # fmt: skip
         self.asked[tokens.tobytes(), b"" if plain is None else plain.tobytes(), time] = row.passes
         return row
 
@@ -115,6 +127,19 @@ class Target:
         row = ForwardRow(tokens, self.places, reader, payload, head=head, time=time)
         self.asked[tokens.tobytes(), b"", time] = row.passes
         return row
+
+    def next_row(self, number: int, many: int, reader: LogitsOp) -> ForwardRow:
+        """Returns the row that reads token `number` of n behind the text before it, and counts it.
+
+        Args:
+            many: masks behind that text.
+            reader: gets the token's id and its number.
+        """
+        place = self.places[number : number + 1]
+        tokens = np.append(self.tokens[: int(place[0])], np.full(many, self.mask_id))
+        payload = np.array([[self.tokens[place[0]], number]])
+        self.asked[tokens.tobytes(), b"", 0.0] = 1
+        return ForwardRow(tokens, place, reader, payload)
 
     @property
     def rows(self) -> int:
@@ -148,7 +173,7 @@ class Target:
             elif reading.any() and (name not in known or np.isnan(known[name][reading]).any()):
                 wanted[name] = (pattern, reading)
         if wanted:
-            answers = yield from self._ask(
+            answers = yield from self.ask(
                 [self.row(pattern, reading) for pattern, reading in wanted.values()]
             )
             for name, (_, reading), (logs,) in zip(wanted, wanted.values(), answers, strict=True):
@@ -163,7 +188,7 @@ class Target:
         )
         return np.where(read, found, np.nan)
 
-    def _ask(self, rows: list[ForwardRow]) -> Program[list[Output]]:
+    def ask(self, rows: list[ForwardRow]) -> Program[list[Output]]:
         """Returns the outputs of `rows`.
 
         If there are several, the first runs the past and the others use its KV cache.
@@ -200,6 +225,10 @@ def check_canvas(model: Denoiser, canvas: Canvas) -> SampleError | None:
             f"position 0 is open, but {model.name} has no prediction for it: put a BOS token "
             "before the text"
         )
+    if tokens_ahead(model) is not None and not canvas.is_completion:
+        return SampleError(
+            f"text follows what is to be scored, but {model.name} predicts the next tokens only"
+        )
     return check_ids(model, canvas, scored=True)
 
 
@@ -227,18 +256,22 @@ def targets(model: Denoiser, canvas: Canvas, cfg_scale: float = 0.0) -> list[Tar
 def _target(
     model: Denoiser, tokens: Ints, is_open: Bools, places: Ints, cfg_scale: float
 ) -> Target:
+    # blocks of a canvas end within it, so its first open position is in all of them
+    context = int(is_open.argmax()) if reads_context(model) else None
     if not cfg_scale:
-        return Target(tokens, places, model.mask_id, model=model, past=_past(model, places))
+        past = _past(model, places)
+        return Target(tokens, places, model.mask_id, model=model, past=past, context=context)
     # The unconditional sequence masks the context: all positions that are not open, except a BOS
     # that the model needs.
-    context = ~is_open
-    context[:1] &= not model.needs_bos
-    return Target(tokens, places, model.mask_id, context, cfg_scale + 1.0, model)
+    hidden = ~is_open
+    hidden[:1] &= not model.needs_bos
+    factor = cfg_scale + 1.0
+    return Target(tokens, places, model.mask_id, hidden, factor, model, context=context)
 
 
 def _past(model: Denoiser, places: Ints) -> int:
     """Returns the number of positions, from the left, that no row changes; they run once."""
-    if model.attention == "full":
+    if model.attention == "full" and tokens_ahead(model) is None:
         return 0
     knowing = caching(model)
     if knowing is None or knowing.exact_cache_block is None:

@@ -321,6 +321,29 @@ class WholeBlocks(Protocol):
     runs_whole_blocks: bool
 
 
+class NextTokens(Protocol):
+    """A denoiser that predicts the next tokens of a text (SDLM): masks stand behind all known ones.
+
+    It is decoded and scored from left to right. The token before the first mask attends to the
+    masks, so that its keys and values change once they are written.
+
+    Attributes:
+        tokens_ahead: tokens that it was trained to predict at once.
+    """
+
+    tokens_ahead: int
+
+
+class ReadsContext(Protocol):
+    """A denoiser that reads a prompt in both directions, and what follows block by block (E2D2).
+
+    With `reads_context` its `logits` and `forward_cached` also take `context` [B] long: positions
+    from the left that every position sees. Without it there are none.
+    """
+
+    reads_context: bool
+
+
 class EditTokens(Protocol):
     """A denoiser trained to insert and delete tokens (LLaDA2.2): ids that say so, None if it has none.
 
@@ -667,6 +690,21 @@ def exact_cache_block(model: Denoiser) -> int | None:
 def runs_whole_blocks(model: Denoiser) -> bool:
     """Returns whether all positions of a block have to run together."""
     return offers(model, WholeBlocks) and cast(WholeBlocks, model).runs_whole_blocks
+
+
+def tokens_ahead(model: Denoiser) -> int | None:
+    """Returns how many next tokens a model predicts at once; None of a model that fills any hole."""
+    return cast(NextTokens, model).tokens_ahead if offers(model, NextTokens) else None
+
+
+def is_autoregressive(model: Denoiser) -> bool:
+    """Returns whether a prediction of `model` depends on the tokens before it alone."""
+    return model.attention == "causal" and logit_shift(model) == 1 and tokens_ahead(model) is None
+
+
+def reads_context(model: Denoiser) -> bool:
+    """Returns whether a model is told how many positions are its prompt."""
+    return offers(model, ReadsContext) and cast(ReadsContext, model).reads_context
 
 
 def edit_tokens(model: Denoiser) -> tuple[int | None, int | None]:

@@ -41,7 +41,7 @@ DTYPE_ALIASES = {
     "float": "float32",
 }
 LARGEST_JSON = 2**24  # bytes of config.json and its like; real ones have some thousands
-FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,22 @@ def locate(
     return _from_hub(pretrained, revision, setting)
 
 
-def _from_hub(name: str, revision: str | None, setting: str) -> CheckpointFiles:
+@cache
+def config_of(name: str, setting: str) -> dict[str, Any]:
+    """Returns the config.json of a folder or of a hub id, of which nothing else is fetched.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(os.path.expanduser(name))
+    if name and os.path.isdir(path):
+        return read_config(CheckpointFiles(path, path.resolve().name))
+    return read_config(_from_hub(name, None, setting, ("config.json",)))
+
+
+def _from_hub(
+    name: str, revision: str | None, setting: str, files: tuple[str, ...] = FILES
+) -> CheckpointFiles:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -237,8 +252,8 @@ def _from_hub(name: str, revision: str | None, setting: str) -> CheckpointFiles:
         )
 
     try:
-        path = fetch(*FILES)
-        if not list(path.glob("*.safetensors")) and not offline:
+        path = fetch(*files)
+        if files == FILES and not list(path.glob("*.safetensors")) and not offline:
             path = fetch(*FILES, "pytorch_model*.bin*")
     except HFValidationError:
         raise UserError(

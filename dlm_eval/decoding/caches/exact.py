@@ -10,7 +10,13 @@ from typing import Any, ClassVar
 from dlm_eval.decoding.caches.policy import CachePolicy, DecodeCache
 from dlm_eval.decoding.draw import Measure
 from dlm_eval.decoding.step import Bools, Ints
-from dlm_eval.models.denoiser import CachingDenoiser, Denoiser, caching, runs_whole_blocks
+from dlm_eval.models.denoiser import (
+    CachingDenoiser,
+    Denoiser,
+    caching,
+    runs_whole_blocks,
+    tokens_ahead,
+)
 from dlm_eval.models.kv_cache import KVCache
 
 
@@ -25,15 +31,22 @@ class PrefixCache(CachePolicy):
         self._cache, self._unit, self._shift = KVCache(), model.exact_cache_block, model.logit_shift
         self._mask_id = model.mask_id
         self._begins_at = self._unit if runs_whole_blocks(model) else 1
+        # positions before the first mask that attend to it
+        self._unsettled = 0 if tokens_ahead(model) is None else 1
 
     def part(self, tokens: Ints, open_: Bools, at: Ints, block: Ints) -> dict[str, Any]:
         """Returns what runs: positions after the cached prefix, and those that are read."""
         # A mask can also be given, or committed if that is allowed.
         unknown = open_ | (tokens == self._mask_id)
         front = int(unknown.argmax()) if unknown.any() else len(tokens)
+        if front < len(tokens):
+            front = max(0, front - self._unsettled)
         finished = front // self._unit * self._unit
         known = self._cache.agrees(tokens) // self._unit * self._unit
-        begin = max(0, min(known, int(at[0]) - self._shift)) // self._begins_at * self._begins_at
+        begin = min(known, int(at[0]) - self._shift)
+        if self._unsettled:
+            begin = min(begin, front)  # a written mask token is a mask to the model
+        begin = max(0, begin) // self._begins_at * self._begins_at
         span = (begin, len(tokens)) if begin else None
         return {
             "kv_cache": self._cache,

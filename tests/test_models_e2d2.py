@@ -1,0 +1,298 @@
+"""E2D2: logits, bounds and texts of the recorded authors' code, for both kinds of decoder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dlm_eval import Canvas, UserError, fill, load_model, score
+from dlm_eval.canvas import BLANK
+from dlm_eval.decoding import resolve
+from dlm_eval.decoding.filling import most_forwards
+from dlm_eval.engine import Engine
+from dlm_eval.models.families.e2d2 import E2D2, Parts
+
+KINDS = ("e2d2_sharekv", "e2d2_lasthidden")
+MASK = 311
+
+
+def folder_of(shared: Path, kind: str) -> Path:
+    folder = shared / "goldens/families-2026" / kind
+    if not folder.is_dir():
+        pytest.skip("no recordings of E2D2")
+    return folder
+
+
+def load(shared: Path, folder: Path, **options: Any) -> Any:
+    # the recordings come without a tokenizer: ids are all that is compared
+    named = {"tokenizer": shared / "goldens/llada", "mask_id": MASK, "dtype": "float32"}
+    return load_model("e2d2", pretrained=folder, **named, **options)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def recorded(request: Any, shared: Path) -> tuple[Any, Any]:
+    """The network and the recording."""
+    folder = folder_of(shared, request.param)
+    return load(shared, folder), json.loads((folder / "golden.json").read_text())
+
+
+# -- the recorded code -----------------------------------------------------------------------------
+
+
+def test_logits_equal_the_recorded(recorded: Any) -> None:
+    """Theirs decode all blocks at once, ours one behind the clean text before it. We never predict
+    the mask."""
+    model, golden = recorded
+    size = model.block_length
+    assert model.attention == "block"
+    kept = [token for token in range(model.vocab_size) if token != MASK]
+    for case in golden["logits"]["cases"]:
+        clean, noisy = torch.tensor(case["x0"]), torch.tensor(case["xt"])
+        theirs, context = torch.tensor(case["logits"]), torch.tensor([case["context"]])
+        for begin in range(0, len(clean), size):
+            row = torch.cat([clean[:begin], noisy[begin : begin + size]])[None]
+            places = torch.arange(begin, begin + size)
+            ours = model.logits(row, positions=places, context=context)[0]
+            apart = (ours - theirs[places])[:, kept].abs().max()
+            assert float(apart) < 2e-6 * float(theirs.abs().max())
+            assert bool((ours[:, MASK] == -1e6).all())
+
+
+def test_the_bound_is_the_recorded(recorded: Any) -> None:
+    """Exact by enumeration, block by block; the prompt is a context that every position sees."""
+    model, golden = recorded
+    contexts = set()
+    for case in golden["elbo_exact"]["cases"]:
+        begin, size = case["context"], model.block_length
+        contexts.add(begin)
+        canvas = Canvas.continuation(case["x0"][:begin], case["x0"][begin:])
+        (found,) = score(model, [canvas], "exact")
+        assert found.kind == "lower bound" and found.stderr == 0
+        assert found.logprob == pytest.approx(sum(case["elbo_per_block"]), abs=2e-5)
+        blocks = len(case["elbo_per_block"])
+        assert found.rows == blocks * (2**size - 1)
+        if begin:
+            (alone,) = score(model, [Canvas.continuation([], case["x0"])], "exact")
+            assert abs(alone.logprob - found.logprob) > 1
+    assert len(contexts) > 1
+
+
+def options_of(case: Any) -> dict[str, Any]:
+    same = ("num_steps", "confidence_margin_based_noising", "confidence_threshold")
+    return {name: case["settings"][name] for name in same} | {"early_exit": False}
+
+
+@pytest.mark.parametrize("cache", ["exact", "none"])
+def test_texts_and_forwards_equal_the_recorded(shared: Path, recorded: Any, cache: str) -> None:
+    """Theirs end before the last block if the prompt ends inside one: masks come back there. We fill
+    the hole to its end, so ours is compared up to where theirs ends."""
+    model, golden = recorded
+    whole = None
+    compared = 0
+    for case in golden["generate"]["cases"]:
+        asked, prompt = case["settings"], case["prompt"]
+        begun = len(prompt) % model.block_length
+        if begun and not asked["align_inputs_to_blocks"]:
+            continue  # blocks that begin with the end of the prompt are not built
+        if begun:
+            assert case["tokens"][-begun:] == [MASK] * begun
+        network = model
+        if not asked["use_cache"]:
+            folder = folder_of(shared, "e2d2_sharekv")
+            whole = whole or load(shared, folder, bidirectional_prefix=True)
+            network = whole
+        length = asked["max_new_tokens"] - begun
+        hole = Canvas.completion(prompt, length)
+        (found,) = fill(network, [hole], "predict_and_noise", cache=cache, **options_of(case))
+        assert list(found.tokens) == case["tokens"][len(prompt) : len(prompt) + length], asked
+        assert found.forwards == found.steps == case["nfe"], asked
+        if begun:
+            hole = Canvas.completion(prompt, asked["max_new_tokens"])
+            (more,) = fill(network, [hole], "predict_and_noise", cache=cache, **options_of(case))
+            assert more.tokens[:length] == found.tokens
+            assert not {MASK, BLANK} & set(more.tokens)
+        compared += 1
+    assert compared >= 17
+
+
+# -- rows, batches, caches -------------------------------------------------------------------------
+
+
+def canvases(model: Any) -> list[Canvas]:
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(0, 298, (60,), generator=generator).tolist()
+    return [Canvas.completion(ids[: 3 * n], 5 + n, key=str(n)) for n in range(1, 7)]
+
+
+def test_answers_depend_on_no_batch_and_no_cache(recorded: Any) -> None:
+    model, _ = recorded
+    texts = canvases(model)
+    for name in ("predict_and_noise", "confidence"):
+        for heat in (0.0, 0.7):
+            options = {"temperature": heat, "early_exit": False}
+            together = fill(model, texts, name, **options)
+            alone = fill(model, texts[::-1], name, engine=Engine(model, batch_rows=2), **options)[
+                ::-1
+            ]
+            plain = fill(model, texts, name, cache="none", **options)
+            for found in (alone, plain):
+                assert [f.tokens for f in found] == [f.tokens for f in together]
+            settings = resolve({"strategy": name, **options})
+            for canvas, filling in zip(texts, together, strict=True):
+                most = most_forwards(model, canvas, settings)
+                assert most is not None and filling.forwards <= most
+
+
+def test_a_prompt_that_ends_inside_a_block_is_scored_as_it_was_trained(recorded: Any) -> None:
+    """By hand: one open token behind six, all of which every position of the encoder sees."""
+    model, _ = recorded
+    text, target = [5, 9, 33, 71, 12, 40], 88
+    row = torch.tensor([[*text, MASK]])
+    logs = model.logits(row, context=torch.tensor([6]))[0, 6].log_softmax(-1)
+    (found,) = score(model, [Canvas.continuation(text, [target])])
+    assert found.logprob == pytest.approx(float(logs[target]), abs=1e-5)
+    other = model.logits(row, context=torch.tensor([4]))[0, 6].log_softmax(-1)
+    assert abs(float(other[target] - logs[target])) > 1e-4
+
+
+def test_padding_on_either_side_changes_nothing(recorded: Any) -> None:
+    model, _ = recorded
+    row, context = [5, 9, 33, 71, 12, 40, MASK, MASK], torch.tensor([4])
+    alone = model.logits(torch.tensor([row]), context=context)[0]
+    for before, after in ((0, 3), (2, 0), (5, 1)):
+        tokens = torch.tensor([[model.pad_id] * before + row + [model.pad_id] * after])
+        valid = torch.tensor([[False] * before + [True] * len(row) + [False] * after])
+        found = model.logits(tokens, valid, context=context)[0, before : before + len(row)]
+        assert torch.allclose(found, alone, atol=1e-5)
+
+
+def test_rows_of_one_text_with_other_prompts_are_other_rows(recorded: Any) -> None:
+    """Equal tokens under another context never share a forward."""
+    model, _ = recorded
+    text = [5, 9, 33, 71, 12, 40, 7, 88, 3, 61, 90, 14]
+    both = [Canvas.continuation(text[:n], text[n:]) for n in (4, 8)]
+    # the last block of the two is the same text
+    together = [found.logprob for found in score(model, both, "pseudo")]
+    alone = [score(model, [one], "pseudo")[0].logprob for one in both]
+    assert together == alone
+
+
+# -- the files -------------------------------------------------------------------------------------
+
+
+def changed(shared: Path, folder: Path, path: Path, **entries: Any) -> Path:
+    """A copy of a recorded checkpoint with other entries of config.json (None: without them)."""
+    shutil.copytree(folder, path, ignore=shutil.ignore_patterns("golden.json"))
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in entries.items():
+        place = config["backbone_config"] if key in config["backbone_config"] else config
+        place[key] = value
+        if value is None:
+            del place[key]
+    path.chmod(0o700)
+    (path / "config.json").unlink()
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_sizes_come_from_a_backbone_that_is_named(shared: Path, tmp_path: Path) -> None:
+    """Published files name a Qwen3 and have no sizes."""
+    folder = folder_of(shared, "e2d2_lasthidden")
+    sizes = json.loads((folder / "config.json").read_text())["backbone_model_config"]
+    (tmp_path / "qwen").mkdir()
+    (tmp_path / "qwen/config.json").write_text(json.dumps(sizes))
+    bare = changed(shared, folder, tmp_path / "bare", backbone_model_config=None)
+    with pytest.raises(UserError, match=r"backbone 'Qwen/Qwen3-tiny-random'.*hub") as error:
+        load(shared, bare)
+    assert "\n" not in str(error.value)
+    row = torch.tensor([[5, 9, 33, 71, MASK, 40, MASK, MASK]])
+    named = load(shared, bare, backbone=str(tmp_path / "qwen"))
+    assert torch.equal(named.logits(row), load(shared, folder).logits(row))
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"block_size": None}, "lacks block_size"),
+        (
+            {"_target_": "src.backbone.automodel.AutoModelFromConfig"},
+            "_target_ .*it must be a class",
+        ),
+        (
+            {"num_decoder_layers": 0},
+            "num_decoder_layers 0; it must be a whole number above 0, or -1",
+        ),
+        ({"num_decoder_layers": 9}, "decoder has 9 layers, its backbone 3"),
+        ({"use_encoder_causal_mask": True}, "use_encoder_causal_mask"),
+        ({"diffusion_type": "uniform"}, "diffusion_type"),
+        ({"mask_token_id": 900}, "mask"),
+        ({"backbone_model_config": {"model_type": "qwen3"}}, "lacks .*hidden_size"),
+    ],
+    ids=str,
+)
+def test_a_config_of_another_network_is_one_line(
+    shared: Path, tmp_path: Path, entries: Any, told: str
+) -> None:
+    folder = changed(shared, folder_of(shared, "e2d2_lasthidden"), tmp_path / "one", **entries)
+    with pytest.raises(UserError, match=told) as error:
+        load_model("e2d2", pretrained=folder, tokenizer=shared / "goldens/llada")
+    assert "\n" not in str(error.value)
+
+
+def test_a_decoder_that_reads_layers_of_no_encoder_is_one_line(
+    shared: Path, tmp_path: Path
+) -> None:
+    entries = {
+        "_target_": "src.backbone.encoder_decoder.LLMasEncoderDecoderShareKV",
+        "num_encoder_layers": 1,
+    }
+    folder = changed(shared, folder_of(shared, "e2d2_lasthidden"), tmp_path / "one", **entries)
+    with pytest.raises(UserError, match=r"reads layers \[0, 1\] of an encoder that has \[0\]"):
+        load(shared, folder)
+
+
+def test_weights_that_do_not_fit_are_one_line(shared: Path, tmp_path: Path) -> None:
+    folder = changed(shared, folder_of(shared, "e2d2_sharekv"), tmp_path / "one")
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    less = {key: value for key, value in state.items() if not key.endswith("0.mlp.up_proj.weight")}
+    save_file(less, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"lacks encoder\.0\.mlp\.up_proj\.weight"):
+        load(shared, folder)
+    (folder / "model.safetensors").unlink()
+    # a tied checkpoint may hold the decoder's names too, and a tied head none
+    again = state | {
+        key.replace("encoder", "decoder"): value.clone()
+        for key, value in state.items()
+        if "layers.2" in key
+    }
+    del again["backbone.encoder.lm_head.weight"]
+    save_file(again, folder / "model.safetensors")
+    tied = load(shared, folder)
+    assert torch.equal(tied.model.head.weight, tied.model.embed.weight)
+
+
+def test_an_untied_decoder_reads_the_encoders_keys(tmp_path: Path, shared: Path) -> None:
+    """The third kind, of no published checkpoint: the tied network with a copy of its top as decoder."""
+    folder = folder_of(shared, "e2d2_sharekv")
+    tied = load(shared, folder)
+    parts = Parts(3, 2, False, (1, 2))
+    config = tied.model.config
+    copy = E2D2(config, parts)
+    state = dict(tied.model.state_dict())
+    for key, value in list(state.items()):
+        for number in (1, 2):
+            if key.startswith(f"encoder.{number}."):
+                state[key.replace(f"encoder.{number}.", f"decoder.{number - 1}.")] = value
+    state["decoder_norm.weight"] = state["encoder_norm.weight"]
+    copy.load_state_dict(state)
+    row = torch.tensor([[5, 9, 33, 71, MASK, 40, MASK, MASK]])
+    plain = tied.logits(row)
+    tied.model = copy.eval()
+    assert torch.allclose(tied.logits(row), plain, atol=1e-6)
