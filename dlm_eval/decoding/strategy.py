@@ -81,6 +81,9 @@ class Strategy:
         owns_blocks: whether it divides the text by itself under full attention.
         takes_block_length: whether `block_length` can be set.
         completes_only: whether it fills only a hole at the end of the canvas.
+        finds_length: whether it decides by itself how long the text is. The hole is then the length
+            that it begins with, or a limit, and a table says so if the hole is not as long as the
+            document's answer.
     """
 
     name: ClassVar[str] = ""
@@ -94,6 +97,7 @@ class Strategy:
     revises: ClassVar[bool] = False
     owns_blocks: ClassVar[bool] = False
     completes_only: ClassVar[bool] = False
+    finds_length: ClassVar[bool] = False
     takes_block_length: ClassVar[bool] = True
 
     def __init_subclass__(cls, *, name: str = "", **more: Any) -> None:
@@ -115,6 +119,7 @@ class Strategy:
             )
         cls.check_attribute("default_schedule", (None, *SCHEDULES))
         cls.check_attribute("revises", (True, False))
+        cls.check_attribute("finds_length", (True, False))
 
     @classmethod
     def check_attribute(cls, attribute: str, allowed: tuple[Any, ...]) -> None:

@@ -222,6 +222,7 @@ class DecodePlans:
             "strategy": settings.title,
             "steps": settings.steps or (length if settings.uses_own_length else None),
             "block_length": settings.block_length,
+            "finds_length": settings.finds_length(ask.hole.sets(length)),
         }
         if ask.preset is not None:
             described["preset"] = ask.preset

@@ -54,6 +54,7 @@ class Row:
     kind: str | None = None  # "likelihood" or "generation"; None if a group has both
     options: str | None = None  # of the run: "k=v,k=v" for likelihoods; "k=v" for generation
     setup: str | None = None  # digest of the model and of the run's settings for all tasks
+    finds_length: str | None = None  # "yes" if the decoder was not told the length of the text
 
     @property
     def who(self) -> str | None:
