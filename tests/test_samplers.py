@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_models_esolm
 import torch
 from engine_jobs import comparable
 
@@ -61,6 +62,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "wino": {"threshold": 0.2, "threshold_back": 0.3, "block_length": 6},
     "daedal": {"max_gen_length": 20, "high_conf_threshold": 0.3, "block_length": 6},
     "joint_threshold_indel": {"delete_token_id": 5, "split_token_id": 6},
+    "esolm": {"diffusion_steps": 4},
 }  # fmt: skip
 SAMPLERS = [
     name
@@ -93,10 +95,17 @@ def runs_on(model: Any, name: str) -> bool:
     return True
 
 
+@pytest.fixture(scope="module")
+def ordered(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An Eso-LM, which attends in the order of writing."""
+    folder = test_models_esolm.checkpoint(tmp_path_factory.mktemp("eso"), model_length=64)
+    return load_model("esolm", pretrained=folder, device="cpu")
+
+
 @pytest.fixture
-def host(name: str, tiny: Any, blocks: Any) -> Any:
-    """`tiny`, or a block-causal model for a sampler that needs one."""
-    return tiny if runs_on(tiny, name) else blocks
+def host(name: str, tiny: Any, blocks: Any, ordered: Any) -> Any:
+    """`tiny`, or a model that is block-causal or attends in order, for a sampler that needs one."""
+    return next(model for model in (tiny, blocks, ordered) if runs_on(model, name))
 
 
 def texts(model: Any) -> list[Canvas]:

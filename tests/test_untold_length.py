@@ -70,7 +70,9 @@ def test_tables_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert sorted(WORDS in setting for setting in settings) == [False, True]
 
     board = tmp_path / "b.yaml"
-    board.write_text("columns: [finds_length]\ntasks:\n- {name: words, task: demo_word_problem}\n")
+    board.write_text(
+        "columns: [finds_length]\ntasks:\n- {name: words, task: demo_word_problem, metric: exact_match}\n"
+    )
     folders = [str(tmp_path / "found"), str(tmp_path / "told")]
     assert main(["leaderboard", *folders, "--board", str(board)]) == 0
     lines = [each for each in capsys.readouterr().out.splitlines() if each.startswith("tiny")]

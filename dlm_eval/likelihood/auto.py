@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from dlm_eval.canvas import Score
 from dlm_eval.errors import UserError
 from dlm_eval.likelihood.cubature.rule import Rule, relabelled
-from dlm_eval.likelihood.estimator import EarlyStopping, Estimator, is_told_noise
+from dlm_eval.likelihood.esolm import TwoPhases
+from dlm_eval.likelihood.estimator import EarlyStopping, Estimator, is_told_noise, writes_in_order
 from dlm_eval.likelihood.exact import Exact, as_estimator
 from dlm_eval.likelihood.mc_error import echo
 from dlm_eval.likelihood.patterns import Floats, Ints, enumerable
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Auto(EarlyStopping, name="auto"):
     """Exact if 2^n-1 forwards fit, else cubature: the lowest known error at every n and budget.
 
-    Models of uniform noise get `uniform`. docs/likelihood.md has the measurements.
+    Models of uniform noise get `uniform`, and Eso-LM `esolm`. docs/likelihood.md has the measurements.
     """
 
     kind = "lower bound"
@@ -39,16 +40,20 @@ class Auto(EarlyStopping, name="auto"):
             super().check_model(model)
 
     def for_process(self, model: Denoiser) -> Estimator:
-        if not is_told_noise(model):
+        own = (
+            UniformBound if is_told_noise(model) else TwoPhases if writes_in_order(model) else None
+        )
+        if own is None:
             return self
         unset = type(self)()
         for name in ("cfg_scale", "precision", "target_stderr", "stop_at_error_rate"):
             if (value := vars(self)[name]) != vars(unset)[name]:
+                why = "undoes uniform noise" if own is UniformBound else "writes in two phases"
                 raise UserError(
-                    f"estimator auto: {name} '{value}' is for models that mask tokens; "
-                    f"{model.name} undoes uniform noise: leave it out"
+                    f"estimator auto: {name} '{value}' is for models that mask tokens in any order; "
+                    f"{model.name} {why}: leave it out"
                 )
-        return UniformBound(max_forwards=self.max_forwards)
+        return own(max_forwards=self.max_forwards)
 
     def estimate(self, target: Target, noise: Noise) -> Program[Score]:
         if enumerable(target.n, self.max_forwards):
