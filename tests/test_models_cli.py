@@ -14,6 +14,7 @@ import test_models_blocks
 import test_models_ddlm
 import test_models_diffusiongemma
 import test_models_diffusionllm
+import test_models_esolm
 import test_models_uniform_state
 import test_samplers_dream_reasoner
 
@@ -53,6 +54,7 @@ BUILT: dict[str, Callable[[Path], Any]] = {
     "generic": generic,
     "nemotron": test_models_blocks.nemotron,
     "duo": test_models_uniform_state.checkpoint,
+    "esolm": lambda folder: test_models_esolm.checkpoint(folder, model_length=64),
     "dreamreasoner": test_samplers_dream_reasoner.checkpoint,
     "fastdllm": test_models_blocks.fastdllm,
     "tiny": lambda folder: packaged_asset("tiny"),

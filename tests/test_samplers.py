@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_models_esolm
 import torch
 from engine_jobs import comparable
 from test_autoregressive import uneven
@@ -67,6 +68,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "linear_spec": {"draft_length": 5},
     "longest_prefix": {"threshold": 0.2, "n_future_tokens": 3},
     "self_speculative": {"n_future_tokens": 3},
+    "esolm": {"diffusion_steps": 4},
+    "d2f": {"block_size": 4, "block_add_threshold": 0.3, "skip_threshold": 0.3},
 }  # fmt: skip
 SAMPLERS = [
     name
@@ -104,10 +107,18 @@ def runs_on(model: Any, name: str) -> bool:
     return True
 
 
+@pytest.fixture(scope="module")
+def ordered(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An Eso-LM, which attends in the order of writing."""
+    folder = test_models_esolm.checkpoint(tmp_path_factory.mktemp("eso"), model_length=64)
+    return load_model("esolm", pretrained=folder, device="cpu")
+
+
 @pytest.fixture
-def host(name: str, tiny: Any, blocks: Any, autoregressive: Any) -> Any:
-    """`tiny`, or a block-causal or an autoregressive model for a sampler that needs one."""
-    return next(model for model in (tiny, blocks, autoregressive) if runs_on(model, name))
+def host(name: str, tiny: Any, blocks: Any, autoregressive: Any, ordered: Any) -> Any:
+    """`tiny`, or a model that is block-causal, autoregressive or attends in order, for a sampler that needs one."""
+    models = (tiny, blocks, autoregressive, ordered)
+    return next(model for model in models if runs_on(model, name))
 
 
 def texts(model: Any) -> list[Canvas]:

@@ -150,6 +150,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _report(sweep: Sweep, home: Path) -> None:
+    from dlm_eval.reports.files.scores import WITHOUT_LENGTH
+
     def shown(value: float | None, digits: int) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
@@ -172,7 +174,8 @@ def _report(sweep: Sweep, home: Path) -> None:
                 if change
                 else ""
             )
-            rows.append([name, score, spread, *speed, paired, "*" if p in front else ""])
+            on_front, found = "*" if p in front else "", "yes" if p.finds_length else ""
+            rows.append([name, score, spread, *speed, paired, on_front, found])
         metric = sweep.of(task)[0].metric
         headers = [
             "decode",
@@ -184,9 +187,12 @@ def _report(sweep: Sweep, home: Path) -> None:
             "computed/sample",
             "minus baseline (95 %)",
             "Pareto",
+            WITHOUT_LENGTH,
         ]
         if all(not row[2] for row in rows):
             rows, headers = [[*row[:2], *row[3:]] for row in rows], [*headers[:2], *headers[3:]]
+        if all(not row[-1] for row in rows):
+            rows, headers = [row[:-1] for row in rows], headers[:-1]
         print(f"\n{one_line(f'{sweep.model} on {task}')}\n{table(rows, headers)}")
         for curve in sweep.curves(task):
             if curve.aup is not None:
@@ -452,6 +458,7 @@ def points_of(
                 tokens=cost.get("tokens", 0),
                 seconds=cost.get("seconds", 0.0),
                 computed=cost.get("computed_tokens"),
+                finds_length=bool(results["dlm_eval"]["tasks"].get(name, {}).get("finds_length")),
                 values=_values(results, name, metric, chosen),
                 better=bool(results.get("higher_is_better", {}).get(name, {}).get(metric, True)),
                 results=finished.file.name if finished.file else "",

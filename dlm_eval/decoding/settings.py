@@ -190,6 +190,17 @@ class DecodeSettings:
         """Whether a hole is filled at its own length, and not at one that is predicted or tried."""
         return not (self.length_beam or self.lengths)
 
+    def finds_length(self, fixed: bool) -> bool:
+        """Returns whether the text's length is decided while it is written, and not told.
+
+        It is if lengths are predicted or tried, or if the strategy decides it and the hole has one
+        length for all documents. A hole as long as the document's answer tells it to any strategy.
+
+        Args:
+            fixed: whether the task's holes have the same length for all documents.
+        """
+        return not self.uses_own_length or (fixed and self.strategy.finds_length)
+
     @property
     def schedule_in_use(self) -> str | None:
         """The schedule that is used, or None."""

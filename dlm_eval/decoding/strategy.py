@@ -87,6 +87,9 @@ class Strategy:
         reads: what `StepState.score` holds: the candidate's log-probability ('probability'), its
             lead over the runner-up ('margin') or the negative entropy ('entropy', nats); None if
             the strategy chooses positions without reading them.
+        finds_length: whether it decides by itself how long the text is. The hole is then the length
+            that it begins with, or a limit, and a table says so if the hole is not as long as the
+            document's answer.
     """
 
     name: ClassVar[str] = ""
@@ -100,6 +103,7 @@ class Strategy:
     revises: ClassVar[bool] = False
     owns_blocks: ClassVar[bool] = False
     completes_only: ClassVar[bool] = False
+    finds_length: ClassVar[bool] = False
     takes_block_length: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = None
     in_order: ClassVar[bool] = False
@@ -123,6 +127,7 @@ class Strategy:
             )
         cls.check_attribute("default_schedule", (None, *SCHEDULES))
         cls.check_attribute("revises", (True, False))
+        cls.check_attribute("finds_length", (True, False))
 
     @classmethod
     def check_attribute(cls, attribute: str, allowed: tuple[Any, ...]) -> None:

@@ -222,6 +222,7 @@ class DecodePlans:
             "strategy": settings.strategy.name,
             "steps": settings.steps or (length if settings.uses_own_length else None),
             "block_length": settings.block_length,
+            "finds_length": settings.finds_length(ask.hole.sets(length)),
         }
         if settings.approximation:
             described["approximation"] = settings.approximation

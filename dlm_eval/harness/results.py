@@ -436,6 +436,8 @@ def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
         for key in ("decode", "replaced"):
             if record.details.get(key) is not None:
                 task[key] = record.details[key]
+        if "finds_length" in record.details:
+            task["finds_length"] = record.details["finds_length"] and task.get("finds_length", True)
     return {name: {k: _one(v) for k, v in task.items()} for name, task in tasks.items()}
 
 

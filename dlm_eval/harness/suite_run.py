@@ -93,6 +93,7 @@ class Outcome:
         reason: why there is no value; "" if there is one.
         skipped: whether the entry was left out on purpose.
         replaced: whether the user replaced settings of it, other than the number of documents.
+        finds_length: whether the decoder was not told the length of the text.
     """
 
     entry: Entry
@@ -106,6 +107,7 @@ class Outcome:
     reason: str = ""
     skipped: bool = False
     replaced: bool = False
+    finds_length: bool = False
 
     @property
     def deviation(self) -> float | None:
@@ -401,9 +403,13 @@ def outcome_of(entry: Entry, results: Mapping[str, Any], checkpoint: str) -> Out
     if not isinstance(stderr, (int, float)):  # lm-eval has none of a perplexity
         stderr = error_of(results, "perplexity_stderr", entry.task, metric)
     count, total = _documents(entry.task, results)
+    tasks = results.get("dlm_eval", {}).get("tasks", {})
+    leaves = list(_members(entry.task, results.get("group_subtasks", {})))
+    found = bool(leaves) and all(tasks.get(leaf, {}).get("finds_length") for leaf in leaves)
     return Outcome(
-        entry, metric, pipeline, _number(known[chosen[0]]), _number(stderr), count, total, published
-    )
+        entry, metric, pipeline, _number(known[chosen[0]]), _number(stderr), count, total, published,
+        finds_length=found,
+    )  # fmt: skip
 
 
 def _why(entry: Entry, results: Mapping[str, Any]) -> str:

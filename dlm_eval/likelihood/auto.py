@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from dlm_eval.canvas import Score
 from dlm_eval.errors import UserError
 from dlm_eval.likelihood.cubature.rule import Rule, relabelled
-from dlm_eval.likelihood.estimator import EarlyStopping, Estimator, is_told_noise, next_tokens
+from dlm_eval.likelihood.esolm import TwoPhases
+from dlm_eval.likelihood.estimator import (
+    EarlyStopping,
+    Estimator,
+    is_told_noise,
+    next_tokens,
+    writes_in_order,
+)
 from dlm_eval.likelihood.exact import Exact, as_estimator
 from dlm_eval.likelihood.masks import LeftToRight, in_one_forward
 from dlm_eval.likelihood.mc_error import echo
@@ -33,9 +40,9 @@ OF_SAMPLED = ("precision", "target_stderr", "stop_at_error_rate")
 class Auto(EarlyStopping, name="auto"):
     """Exact if 2^n-1 forwards fit, else cubature: the lowest known error at every n and budget.
 
-    Models of uniform noise get `uniform`. Autoregressive ones (exact, one forward) and those that
-    predict the next tokens (SDLM) get `left_to_right`. docs/reference/likelihood.md has the
-    measurements.
+    Models of uniform noise get `uniform`, Eso-LM `esolm`. Autoregressive ones (exact, one forward)
+    and those that predict the next tokens (SDLM) get `left_to_right`. docs/reference/likelihood.md
+    has the measurements.
     """
 
     kind = "lower bound"
@@ -54,18 +61,20 @@ class Auto(EarlyStopping, name="auto"):
             )
             return in_one_forward(self)
         if next_tokens(model) is not None:
-            self._refuse_set(
-                ("cfg_scale", *OF_SAMPLED),
-                f"is for models that mask tokens; {model.name} predicts the next tokens",
-            )
+            self._refuse_unmasked(model, "predicts the next tokens")
             return LeftToRight()
         if is_told_noise(model):
-            self._refuse_set(
-                ("cfg_scale", *OF_SAMPLED),
-                f"is for models that mask tokens; {model.name} undoes uniform noise",
-            )
+            self._refuse_unmasked(model, "undoes uniform noise")
             return UniformBound(max_forwards=self.max_forwards)
+        if writes_in_order(model):
+            self._refuse_unmasked(model, "writes in two phases")
+            return TwoPhases(max_forwards=self.max_forwards)
         return self
+
+    def _refuse_unmasked(self, model: Denoiser, what: str) -> None:
+        """Raises UserError if a setting is given that only models that mask tokens in any order have."""
+        reason = f"is for models that mask tokens in any order; {model.name} {what}"
+        self._refuse_set(("cfg_scale", *OF_SAMPLED), reason)
 
     def _refuse_set(self, names: tuple[str, ...], reason: str) -> None:
         """Raises UserError if one of the settings `names` is not its default."""

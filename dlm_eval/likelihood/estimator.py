@@ -50,7 +50,7 @@ ESTIMATORS: Registry[Estimator] = Registry(
     "dlm_eval.estimators",
     modules=[
         f"dlm_eval.likelihood.{name}"
-        for name in ("auto", "exact", "chains", "masks", "duel", "authors", "uniform")
+        for name in ("auto", "exact", "chains", "masks", "duel", "authors", "uniform", "esolm")
     ],
 )
 
@@ -293,6 +293,13 @@ def is_told_noise(model: Denoiser) -> bool:
     from dlm_eval.models.denoiser import NoiseLevels, offers
 
     return model.process == "uniform" and offers(model, NoiseLevels)
+
+
+def writes_in_order(model: Denoiser) -> bool:
+    """Returns whether `model` attends in the order in which tokens are written (Eso-LM)."""
+    from dlm_eval.models.denoiser import WritingOrder, offers
+
+    return model.process == "absorbing" and offers(model, WritingOrder)
 
 
 @dataclass(frozen=True, kw_only=True)

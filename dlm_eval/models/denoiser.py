@@ -311,6 +311,38 @@ class BlockDrafts(Protocol):
         ...
 
 
+class WritingOrder(LayoutDenoiser, Protocol):
+    """A denoiser that attends in the order in which tokens are written (Eso-LM, arXiv 2506.01928).
+
+    Written tokens come first, in the order of writing, and masks behind them. A row with a layout
+    says which order that is.
+
+    Attributes:
+        alpha_0: share of the tokens that its diffusion phase writes, in random order. The others are
+            written from left to right.
+        sees_masks_behind: whether a token may see a mask that is written after it. Rows then have to
+            show all masks.
+    """
+
+    alpha_0: float
+    sees_masks_behind: bool
+
+    def visible(self, hidden: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Returns [L, L] who sees whom in the diffusion phase.
+
+        Args:
+            hidden: [L] whether each token of the order is a mask; masks are last.
+        """
+        ...
+
+    def visible_from_left(self, shown: int, left: int) -> NDArray[np.bool_]:
+        """Returns [S, S] who sees whom if `left` tokens are written from left to right at once.
+
+        S = shown + 2 left: the tokens written before, the text of the others, and their masks.
+        """
+        ...
+
+
 class WholeBlocks(Protocol):
     """A denoiser that says whether all positions of a block have to run together.
 

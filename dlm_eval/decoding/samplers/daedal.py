@@ -127,6 +127,7 @@ class Daedal(Unmasking, name="daedal"):
     shows_whole: ClassVar[str] = "changes the length of the canvas"
     owns_blocks: ClassVar[bool] = True
     completes_only: ClassVar[bool] = True
+    finds_length: ClassVar[bool] = True
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)

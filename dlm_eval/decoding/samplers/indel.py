@@ -138,6 +138,7 @@ class JointThresholdInDel(Unmasking, name="joint_threshold_indel"):
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False
     resizes = "within_blocks"
+    finds_length: ClassVar[bool] = True
     shows_whole: ClassVar[str] = "inserts and deletes in the blocks of a block-causal model"
     completes_only: ClassVar[bool] = True
     ends: ClassVar[Ends] = "own"

@@ -63,6 +63,7 @@ class VarGenerate(Confidence, name="var_generate"):
         2.0, above=0, help="power of the share of the hole that is written"
     )
     completes_only: ClassVar[bool] = True
+    finds_length: ClassVar[bool] = True
     shows_whole: ClassVar[str] = "hides what is behind a block"
     full_attention: ClassVar[bool] = True
 

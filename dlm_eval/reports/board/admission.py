@@ -20,6 +20,7 @@ from dlm_eval.reports.files.row import Row
 OF_ROW = (
     "model", "checkpoint", "revision", "shots", "estimator", "strategy", "approximation", "steps",
     "gen_length", "block_length", "dtype", "device", "task_version", "logprob_kind", "label", "seed",
+    "finds_length",
 )  # fmt: skip
 MOST_NOTES = 50  # refused scores that are listed
 ALIKE = 0.8  # similarity of a misspelled name

@@ -120,7 +120,8 @@ class BoardRow:
     Attributes:
         label: its name.
         kind: `measured` or `published`.
-        facts: model, checkpoint, revision, dtype, device, seeds.
+        facts: model, checkpoint, revision, dtype, device, seeds, finds_length ("yes" if no score of
+            generated text was told its length).
         cells: name of a column -> its score; a column without one is absent.
         missing: name of a column -> why it has no cell.
         rank: its rank in the board's ranking; None if it has none.

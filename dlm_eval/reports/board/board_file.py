@@ -23,7 +23,7 @@ POLICY = {"partial": MARK, "shots": REFUSE, "score": MARK, "settings": REFUSE, "
 # Parts of a cell behind its value.
 PARTS = ("stderr", "n", "tokens_per_forward", "forwards_per_token", "deviation")
 # Facts of a row that may have a column.
-FACTS = ("model", "checkpoint", "revision", "dtype", "device", "seeds")
+FACTS = ("model", "checkpoint", "revision", "dtype", "device", "seeds", "finds_length")
 AVERAGES = ("macro", "chance_normalised")
 MOST_ENTRIES = 500  # of a list
 LONGEST = 2000  # characters of a text

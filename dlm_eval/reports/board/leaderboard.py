@@ -23,6 +23,7 @@ from dlm_eval.reports.files.csv_file import cell, csv_text
 from dlm_eval.reports.files.find import read_result_files
 from dlm_eval.reports.files.result_file import latest
 from dlm_eval.reports.files.row import COLUMNS, Row
+from dlm_eval.reports.files.scores import WITHOUT_LENGTH
 from dlm_eval.reports.files.write import write_files
 
 if TYPE_CHECKING:
@@ -158,14 +159,16 @@ def _row(record: Mapping[str, Any]) -> Row:
 
 def _permanent_notes(found: Configuration) -> list[str]:
     """Returns the notes that are always shown with scores: part of a task, code outside the
-    sandbox, an approximate cache; with the task if it is not so for all tasks.
+    sandbox, an approximate cache, a length that the decoder found; with the task if it is not so
+    for all tasks.
     """
     notes: dict[str, list[str]] = {}
     for (task, _, _), score in found.scores.items():
         row = score.rows[0]
         if row.n is not None and row.n_total is not None and row.n != row.n_total:
             notes.setdefault(f"n={row.n}", []).append(task)
-        for note in (row.code, row.approximation):
+        found_length = WITHOUT_LENGTH if row.finds_length else ""
+        for note in (row.code, row.approximation, found_length):
             if note:
                 notes.setdefault(note, []).append(task)
     few = len(notes) > 1 or any(len(tasks) < len(found.scores) for tasks in notes.values())

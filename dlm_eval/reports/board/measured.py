@@ -13,6 +13,8 @@ from dlm_eval.reports.board.figures import Figures
 from dlm_eval.reports.board.names import differences
 from dlm_eval.reports.board.published import Published
 from dlm_eval.reports.board.repeats import Repeats
+from dlm_eval.reports.files.row import GENERATION
+from dlm_eval.reports.files.scores import WITHOUT_LENGTH
 
 LARGEST = 1e100  # larger scores are not shown, larger standard errors are none
 
@@ -122,7 +124,10 @@ def _labels(pairs: Sequence[tuple[Configuration, RowEntry | None]]) -> list[str]
     """Returns the names of rows: from the board, `--label`, or the checkpoint and what differs."""
     named = [replace(each, label=entry.label) if entry else each for each, entry in pairs]
     # A row without an entry is also told from rows with one, whose names may not say how they differ.
-    plain = differences([each for each, _ in pairs])
+    plain = differences(
+        [each for each, _ in pairs],
+        [[WITHOUT_LENGTH] if _finds_length(each) else [] for each, _ in pairs],
+    )
     texts = [
         own if entry else text
         for own, text, (_, entry) in zip(differences(named), plain, pairs, strict=True)
@@ -145,7 +150,13 @@ def _facts(found: Configuration) -> dict[str, str]:
         for name in ("model", "checkpoint", "revision", "dtype", "device")
     }
     seeds = max((len(score.rows) for score in found.scores.values()), default=0)
-    return facts | {"seeds": str(seeds)}
+    return facts | {"seeds": str(seeds), "finds_length": "yes" if _finds_length(found) else ""}
+
+
+def _finds_length(found: Configuration) -> bool:
+    """Returns whether no score of generated text was told the length; False without such scores."""
+    written = [row for row in found.rows() if row.kind == GENERATION]
+    return bool(written) and all(row.finds_length for row in written)
 
 
 def _times(value: float | None, scale: float) -> float | None:

@@ -55,6 +55,7 @@ class Row:
     options: str | None = None  # of the run: "k=v,k=v" for likelihoods; "k=v" for generation
     setup: str | None = None  # digest of the model and of the run's settings for all tasks
     approximation: str | None = None  # what changes tokens to save time ("approximate cache dllm")
+    finds_length: str | None = None  # "yes" if the decoder was not told the length of the text
 
     @property
     def who(self) -> str | None:

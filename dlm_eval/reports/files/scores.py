@@ -21,6 +21,8 @@ FRACTION = re.compile(
 )
 # What --repeats adds to a metric's name; pass@k is added to pass@1 (harness/repeats.py).
 OF_REPEATS = re.compile(r"_(maj|pass)@\d+$|^pass@\d+$")
+# How tables name `Row.finds_length`.
+WITHOUT_LENGTH = "without being told the length"
 RATIOS = (1e-12, 1e12)  # of tokens, forwards and seconds
 _DEEPEST = 8  # objects within a metric
 _PROCEDURE = (
@@ -136,6 +138,7 @@ def _procedure(content: Content, digests: Digests, task: str) -> dict[str, Any]:
         "fingerprint": fingerprint or first_text(content.part("dlm_eval").get("fingerprint")),
         "code": UNSANDBOXED if outside_sandbox(content, task) else None,
         "kind": kinds.pop() if len(kinds) == 1 else None,
+        "finds_length": "yes" if tasks and all(_finds(content, leaf) for leaf in tasks) else None,
     }
 
 
@@ -159,6 +162,10 @@ def _ratio(part: float | None, whole: float | None) -> float | None:
         return None
     ratio = part / whole
     return ratio if ratio == 0 or RATIOS[0] <= ratio <= RATIOS[1] else None
+
+
+def _finds(content: Content, task: str) -> bool:
+    return content.part("dlm_eval", "tasks", task).get("finds_length") is True
 
 
 def _kind(content: Content, task: str) -> str | None:

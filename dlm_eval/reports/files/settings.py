@@ -21,7 +21,7 @@ _OF_YAML = (
     "fewshot_delimiter", "gen_prefix", "generation_kwargs", "repeats", "metric_list", "filter_list",
     "process_results", "metadata",
 )  # fmt: skip
-_OF_TASK = ("documents", "kind")  # facts of a task that are no settings
+_OF_TASK = ("documents", "kind", "finds_length")  # facts of a task that are no settings
 DIGESTS = ("configuration", "fingerprint", "scoring")
 _ENVIRONMENT = (
     "dlm_eval", "git", "python", "torch", "transformers", "lm_eval", "datasets", "numpy",

@@ -19,7 +19,7 @@ from dlm_eval.output import one_line, table
 from dlm_eval.printable import MARKDOWN, counted, decimals
 from dlm_eval.reports.board.leaderboard import leaderboard, write
 from dlm_eval.reports.files.content import Content
-from dlm_eval.reports.files.scores import outside_sandbox
+from dlm_eval.reports.files.scores import WITHOUT_LENGTH, outside_sandbox
 from dlm_eval.sandbox import UNSANDBOXED
 from dlm_eval.signals import discard_output
 
@@ -42,12 +42,11 @@ def render(results: Mapping[str, Any]) -> str:
         for name in named
         for row in _rows(name, results, outside_sandbox(content, name))
     ]
-    return table(
-        rows,
-        HEADERS,
-        tablefmt="github",
-        colalign=("left", "left", *["right"] * 3, "left", *["right"] * 5),
-    )
+    align = ["left", "left", *["right"] * 3, "left", *["right"] * 5, "left"]
+    headers = [*HEADERS, WITHOUT_LENGTH]
+    if not any(row[-1] for row in rows):
+        rows, headers, align = [row[:-1] for row in rows], headers[:-1], align[:-1]
+    return table(rows, headers, tablefmt="github", colalign=align)
 
 
 def _has_row(name: str, results: Mapping[str, Any]) -> bool:
@@ -75,6 +74,7 @@ def _rows(name: str, results: Mapping[str, Any], unsandboxed: bool) -> Iterator[
         str(cost.get("errors", 0) or ""),
         f"{cost['forwards'] / samples:.1f}" if samples and "forwards" in cost else "",
         f"{cost['tokens'] / seconds:.0f}" if seconds else "",
+        "yes" if described.get("finds_length") else "",
     ]
     found = metrics_of(scores)
     for place, ((metric, filter_name), value) in enumerate(found.items()):
@@ -85,7 +85,7 @@ def _rows(name: str, results: Mapping[str, Any], unsandboxed: bool) -> Iterator[
             sampling = error_of(results, "perplexity_stderr", name, metric)
         notes = [UNSANDBOXED] * unsandboxed + [described.get("approximation", "")]
         shown_name = " ".join([name, *(f"({note})" for note in notes if note)])
-        first = [shown_name, *counted] if place == 0 else [""] * 7
+        first = [shown_name, *counted] if place == 0 else [""] * 8
         yield [
             first[0],
             shown,
@@ -95,7 +95,7 @@ def _rows(name: str, results: Mapping[str, Any], unsandboxed: bool) -> Iterator[
             *first[1:],
         ]
     for place, metric in enumerate(_unmet(name, results), len(found)):
-        first = [name, *counted] if place == 0 else [""] * 7
+        first = [name, *counted] if place == 0 else [""] * 8
         yield [first[0], f"{metric} (none of its tasks has it)", "", "", "", *first[1:]]
     if not found and name not in results.get("group_subtasks", {}):
         why = "(no sample could be scored)" if cost.get("errors") else "(answers only)"

@@ -9,20 +9,17 @@ from dlm_eval.harness.frontier import Estimate, Point, frontier, warnings_of
 from dlm_eval.harness.suite_run import Outcome, SuiteFinished
 from dlm_eval.output import one_line, table
 from dlm_eval.printable import MARKDOWN
+from dlm_eval.reports.files.scores import WITHOUT_LENGTH
 from dlm_eval.settings import shown
 
 HEADERS = ("entry", "metric", "measured", "published", "difference", "n", "note")
-LENGTH = "without being told the length"
 
 
 def lines(finished: SuiteFinished) -> list[str]:
     """Returns the table of a finished suite and the settings that the user replaced, as lines."""
     plan = finished.plan
-    untold = {o.entry.entry: measured(o) for o in finished.outcomes}
-    columns: list[Sequence[str]] = [
-        (*row(o), untold.get(o.entry.without_length or "", "")) for o in finished.outcomes
-    ]
-    names: Sequence[str] = (*HEADERS, LENGTH)
+    columns: list[Sequence[str]] = [(*row(o), untold(o, finished)) for o in finished.outcomes]
+    names: Sequence[str] = (*HEADERS, WITHOUT_LENGTH)
     align: Sequence[str] = ("left", "left", *["right"] * 4, "left", "right")
     if not any(cells[-1] for cells in columns):
         columns, names, align = [cells[:-1] for cells in columns], names[:-1], align[:-1]
@@ -99,6 +96,17 @@ def row(outcome: Outcome) -> Sequence[str]:
         "" if outcome.count is None else str(outcome.count),
         _note(outcome),
     )
+
+
+def untold(outcome: Outcome, finished: SuiteFinished) -> str:
+    """Returns the figure of an entry for which the model was not told the length of the answer: that of
+    the entry that it names (`without_length`), or its own if the decoder found the length. "" if there
+    is none, or if it stands beside the entry that names it.
+    """
+    if other := outcome.entry.without_length:
+        return next(measured(o) for o in finished.outcomes if o.entry.entry == other)
+    named = any(o.entry.without_length == outcome.entry.entry for o in finished.outcomes)
+    return measured(outcome) if outcome.finds_length and not named else ""
 
 
 def measured(outcome: Outcome) -> str:

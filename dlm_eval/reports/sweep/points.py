@@ -67,6 +67,7 @@ class Point:
         results: name of the results file.
         computed: positions that the model calls ran; None if it is not known.
         values: document -> its value, if the score is their mean; empty otherwise.
+        finds_length: whether the decoder was not told the length of the text.
     """
 
     task: str
@@ -89,6 +90,7 @@ class Point:
     results: str = ""
     computed: int | None = None
     values: Mapping[str, float] = field(default_factory=dict, repr=False)
+    finds_length: bool = False
 
     def minus(self, other: Point) -> Paired | None:
         """Returns the paired difference to another point on the documents that both have scored.
@@ -190,6 +192,7 @@ def mean_of_templates(points: Sequence[Point]) -> Point:
         results="",
         computed=total([p.computed for p in points]),
         values=_mean_values([p.values for p in points]),
+        finds_length=all(p.finds_length for p in points),
     )
 
 
