@@ -21,7 +21,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ".[dev,peft,ray,quantization,ifeval,math,api,mauve,tasks]"
+EXTRAS = ".[dev,peft,ray,quantization,ifeval,math,api,mauve,tasks,docs]"
 FILES = {"pinned": "constraints.txt", "newest": "constraints-newest.txt"}
 HEADS = {
     "pinned": "# Versions that the test suite is run with: pip install -c constraints.txt . ('+cpu' and CUDA builds of torch both satisfy its line)",

@@ -625,7 +625,7 @@ def test_a_board_that_cannot_be_read(tmp_path):
 
 def test_the_documented_example_is_a_board():
     text = (ROOT / "docs" / "guides" / "leaderboards.md").read_text()
-    block = text[text.index("    title: My board") : text.index("Only `tasks` is needed.")]
+    block = "title: My board" + text.partition("title: My board")[2].partition("```")[0]
     found = board_of(yaml.safe_load(block))
     assert [column.name for column in found.columns] == ["GSM8K", "ARC-C"]
     assert found.columns[1].require == {"dtype": ("bfloat16",), "estimator": ("auto", "exact")}

@@ -205,16 +205,16 @@ def test_what_the_page_says_to_type_scores_the_example(tmp_path, monkeypatch, ca
     example(tmp_path)
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "guides" / "adding-a-model.md").read_text()
-    command = re.search(r"^    dlm-eval (--model my_model\.py .*)$", page, re.MULTILINE)
+    command = re.search(r"^dlm-eval (--model my_model\.py .*)$", page, re.MULTILINE)
     assert command is not None
     assert main([*command[1].split(), "--limit", "1", "--output_path", "out"]) == 0
     assert "demo_choice" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["my_model"]
     snippet = re.search(
-        r"^    from dlm_eval import Canvas.*?(?=^\S)", page, re.MULTILINE | re.DOTALL
+        r"^```python\n(from dlm_eval import Canvas.*?)```", page, re.MULTILINE | re.DOTALL
     )
     assert snippet is not None
-    lines = [line[4:] for line in snippet[0].splitlines() if line.strip()]
+    lines = snippet[1].splitlines()
     names: dict = {}
     exec("\n".join([*lines[:-1], f"found = {lines[-1]}"]), names)
     assert names["found"][0].logprob < 0

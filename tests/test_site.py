@@ -1,0 +1,167 @@
+"""The site: it builds without a warning, links to what exists, and fetches nothing from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Attributes by which a browser fetches what it needs to show a page; `a href` is a link.
+FETCHED = {"src", "srcset", "data", "poster"}
+pytestmark = pytest.mark.full
+
+
+class Html(HTMLParser):
+    """The ids, links and fetched addresses of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.fetched: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.ids |= {given[name] for name in ("id", "name") if name in given}
+        if tag == "a" and "href" in given:
+            self.links.append(given["href"])
+        if tag == "link" and given.get("rel") not in ("canonical", "next", "prev", "edit"):
+            self.fetched.append(given["href"])
+        self.fetched += [given[name] for name in FETCHED & set(given)]
+
+
+def build(into: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Builds the site strictly."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(into)]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1", **variables}
+    return subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    for module in ("material", "mkdocstrings"):
+        if find_spec(module) is None:
+            pytest.skip(f"{module} is not installed (pip install -e '.[docs]')")
+    into = tmp_path_factory.mktemp("site")
+    built = build(into)
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    yield into
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[str, Html]:
+    return {
+        file.relative_to(site).as_posix(): Html(file.read_text(encoding="utf-8"))
+        for file in site.rglob("*.html")
+    }
+
+
+def test_every_page_of_docs_is_in_nav(pages: dict[str, Html]) -> None:
+    written = {p.relative_to(ROOT / "docs") for p in (ROOT / "docs").rglob("*.md")}
+    shown = {page.with_suffix(".html").as_posix() for page in written}
+    assert len(shown) > 20
+    assert shown <= set(pages)
+    start = pages["reference/tasks.html"]  # any page: all have the whole nav
+    linked = {
+        os.path.normpath(os.path.join("reference", urlsplit(link).path)) for link in start.links
+    }
+    assert shown - linked - {"index.html"} == {"reference/tasks.html"} - linked
+
+
+def test_every_link_inside_the_site_leads_to_a_page_and_an_anchor(
+    site: Path, pages: dict[str, Html]
+) -> None:
+    wrong, followed = [], 0
+    for name, page in pages.items():
+        if name == "404.html":  # its links are from the top of a server
+            continue
+        for link in page.links:
+            target = urlsplit(link)
+            if target.scheme or target.netloc:
+                continue
+            path = (site / name).parent / unquote(target.path) if target.path else site / name
+            path = path / "index.html" if path.is_dir() else path
+            file = Path(os.path.normpath(path)).relative_to(site).as_posix()
+            followed += 1
+            if not path.exists():
+                wrong.append(f"{name}: {link}: no such file")
+            elif target.fragment and unquote(target.fragment) not in pages[file].ids:
+                wrong.append(f"{name}: {link}: no such anchor")
+    assert not wrong, "\n".join(wrong)
+    assert followed > 1000
+
+
+def test_pages_fetch_nothing_from_elsewhere(site: Path, pages: dict[str, Html]) -> None:
+    fetched = {(name, address) for name, page in pages.items() for address in page.fetched}
+    assert len(fetched) > 100
+    assert {one for one in fetched if urlsplit(one[1]).netloc} == set()
+    for sheet in site.rglob("*.css"):
+        assert not re.search(
+            r"(url\(|@import)\s*[\"']?(https?:)?//", sheet.read_text(encoding="utf-8")
+        )
+
+
+def test_a_link_to_a_file_of_the_repository_is_code_or_leads_to_its_address(
+    site: Path, tmp_path: Path
+) -> None:
+    sys.path.insert(0, str(ROOT / "scripts" / "site"))
+    try:
+        from hooks import LINK, _link
+    finally:
+        sys.path.pop(0)
+
+    def seen(text: str, url: str | None) -> str:
+        return LINK.sub(
+            lambda match: _link(match, "guides/view.md", "docs/guides/view.md", url), text
+        )
+
+    file = "[the settings](../../pyproject.toml)"
+    assert seen(file, None) == "the settings (`pyproject.toml`)"
+    assert (
+        seen(file, "https://example.org/x/")
+        == "[the settings](https://example.org/x/blob/main/pyproject.toml)"
+    )
+    assert seen("[pyproject.toml](../../pyproject.toml)", None) == "`pyproject.toml`"
+    assert seen("[b](../../leaderboards/README.md#a)", None) == "[b](../reproduce/published.md#a)"
+    for unchanged in ("[t](trace.md#x)", "[x](#y)", "[w](https://a.b/c)"):
+        assert seen(unchanged, None) == unchanged
+
+
+def test_a_wrong_link_stops_the_build(site: Path, tmp_path: Path) -> None:
+    """The checks above would not fail otherwise: the strict build reports a file, a page and an anchor that are not there."""
+    for link, said in (
+        ("../../nothing.py", "leads to no file of the repository"),
+        ("nothing.md", "nothing.md"),
+        ("view.md#nothing", "#nothing"),
+    ):
+        docs = tmp_path / said.strip("#").replace(" ", "_")
+        (docs / "guides").mkdir(parents=True)
+        (docs / "index.md").write_text("# Start\n\n[a](guides/view.md)\n")
+        (docs / "guides" / "view.md").write_text(f"# View\n\n[a]({link})\n")
+        config = (
+            (ROOT / "mkdocs.yml")
+            .read_text(encoding="utf-8")
+            .replace("docs_dir: docs", f"docs_dir: {docs}")
+        )
+        config = config.partition("\nnav:")[0].replace(
+            "hooks: [scripts", f"hooks: [{ROOT.as_posix()}/scripts"
+        )
+        (docs.parent / f"{docs.name}.yml").write_text(config)
+        command = [
+            sys.executable, "-m", "mkdocs", "build", "--strict",
+            "-f", str(docs.parent / f"{docs.name}.yml"), "-d", str(tmp_path / "out"),
+        ]  # fmt: skip
+        built = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+        assert built.returncode != 0
+        assert said in built.stderr
