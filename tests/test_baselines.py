@@ -156,6 +156,7 @@ def workers_of(driver: int) -> list[int]:
     ]
 
 
+@pytest.mark.full  # the quick suite kills a worker, and lets an API fail, above and below
 def test_5_a_killed_run_goes_on_from_its_answers(
     tasks: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -507,7 +508,7 @@ def api_words(tasks: Path, home: Path, address: str, chat: bool, concurrent: int
     [
         (False, 1, "t_write,t_last"),
         (False, 4, "t_write,t_roll"),
-        (True, 1, "t_write"),
+        pytest.param(True, 1, "t_write", marks=pytest.mark.full),
         (True, 4, "t_write"),
     ],
 )
@@ -571,18 +572,17 @@ def test_5_a_request_that_an_api_refuses_is_an_error_of_its_sample_and_no_key_is
         assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
 
 
-@pytest.mark.parametrize("concurrent", [1, 4])
 @pytest.mark.parametrize(
-    ("body", "reason"),
+    ("body", "reason", "concurrent"),
     [
-        ({"error": {"message": f"overloaded, key {KEY}"}}, "has no message"),
-        (["no"], "has no message"),
-        ({"choices": [{"index": 0, "finish_reason": "stop"}]}, "has no message"),
-        ({"choices": []}, "has no message"),
+        ({"error": {"message": f"overloaded, key {KEY}"}}, "has no message", 4),
+        (["no"], "has no message", 1),
+        ({"choices": [{"index": 0, "finish_reason": "stop"}]}, "has no message", 4),
+        ({"choices": []}, "has no message", 1),
         ({"choices": [{"index": 0, "message": {"content": None}, "finish_reason": "content_filter"}]},
-         "content filter has removed"),
+         "content filter has removed", 1),
         ({"choices": [{"index": 0, "message": {}, "finish_reason": "content_filter"}]},
-         "content filter has removed"),
+         "content filter has removed", 4),
     ],
 )  # fmt: skip
 def test_5_a_body_without_a_message_is_an_error_and_no_empty_answer(

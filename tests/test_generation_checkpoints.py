@@ -272,7 +272,8 @@ evaluate(model="toy", tasks=["t_write"], include_path=sys.argv[1], output_path=s
 """
 
 
-@pytest.mark.parametrize("devices", ["", "cpu:2"])
+# of one process the quick suite has test_14_a_killed_run_goes_on_with_half_written_canvases
+@pytest.mark.parametrize("devices", [pytest.param("", marks=pytest.mark.full), "cpu:2"])
 def test_14_a_killed_run_ends_with_the_numbers_of_an_uninterrupted_one(
     tmp_path: Path, devices: str
 ) -> None:

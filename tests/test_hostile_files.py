@@ -180,7 +180,11 @@ def test_06_a_template_that_asks_for_too_much_is_one_line(template: str) -> None
 @pytest.mark.parametrize(
     "template",
     [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        # each takes the 5 s that it is allowed; the other one is a single call, which is harder to end
+        pytest.param(
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            marks=pytest.mark.full,
+        ),
         GROW.replace("START", "[1]").replace("STEP", "[ns.x, ns.x]").replace("{{ ns.x }}", "{{ ns.x == ns.x }}{{ ns.x }}"),
     ],
 )  # fmt: skip
@@ -753,8 +757,8 @@ def fuzz(*arguments: str) -> dict[str, int]:
 
 
 def test_06_damaged_checkpoints_load_or_are_refused_in_one_line() -> None:
-    counts = fuzz("--count", "40", "--seed", "0")
-    assert counts["surprises"] == 0 and counts["loaded"] > 0 and counts["refused"] > 10
+    counts = fuzz("--count", "20", "--seed", "0")
+    assert counts["surprises"] == 0 and counts["loaded"] > 0 and counts["refused"] > 5
 
 
 @pytest.mark.full

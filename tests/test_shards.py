@@ -192,11 +192,22 @@ def whole(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.fixture(scope="module")
+def halves(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both shards of the run of `whole`, not merged. For reading: tests write into a copy."""
+    home = tmp_path_factory.mktemp("halves")
+    assert 1 in run_shards(place, home, 2)
+    return home
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.full)])
 def test_04_the_merge_is_one_runs_result_with_its_errors_and_journal(
-    place: Path, whole: Path, tmp_path: Path, count: int
+    place: Path, whole: Path, halves: Path, tmp_path: Path, count: int
 ) -> None:
-    assert 1 in run_shards(place, tmp_path, count)
+    if count == 2:
+        shutil.copytree(halves, tmp_path, dirs_exist_ok=True)
+    else:
+        assert 1 in run_shards(place, tmp_path, count)
     assert not list(tmp_path.rglob("results_*")) and not list(tmp_path.rglob("samples_*"))
     assert main(["merge", str(tmp_path)]) == 1
     merged = files(tmp_path)
@@ -234,9 +245,9 @@ def test_04_the_merge_is_one_runs_result_under_other_settings(
 
 
 def test_04_costs_are_those_of_all_shards_and_devices_name_theirs(
-    place: Path, tmp_path: Path
+    halves: Path, tmp_path: Path
 ) -> None:
-    run_shards(place, tmp_path, 2)
+    shutil.copytree(halves, tmp_path, dirs_exist_ok=True)
     parts = [json.loads((tmp_path / f"shard-{n}-of-2" / "shard.json").read_text()) for n in (1, 2)]
     main(["merge", str(tmp_path)])
     block = json.loads(sorted(tmp_path.rglob("results_*.json"))[-1].read_text())["dlm_eval"]
@@ -270,11 +281,12 @@ def test_04_the_merged_folder_goes_on_as_that_of_one_run(
 def test_04_a_shard_that_ended_early_goes_on_and_is_not_merged_before(
     place: Path,
     whole: Path,
+    halves: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run_shards(place, tmp_path, 2)
+    shutil.copytree(halves, tmp_path, dirs_exist_ok=True)
     merged = shards._described
 
     def lost(*_: Any) -> dict[str, Any]:
@@ -294,6 +306,7 @@ def test_04_a_shard_that_ended_early_goes_on_and_is_not_merged_before(
     assert files(tmp_path) == files(whole)
 
 
+@pytest.mark.full  # two processes, a shard and a merge: each has tests of its own
 def test_04_workers_in_a_shard_change_nothing(place: Path, whole: Path, tmp_path: Path) -> None:
     main(command(place, tmp_path, "--shard", "1/2", "--devices", "cpu:2"))
     main(command(place, tmp_path, "--shard", "2/2"))

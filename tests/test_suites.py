@@ -346,9 +346,10 @@ def test_from_python(tmp_path: Path) -> None:
     assert found["entries"]["choice"]["count"] == 5 and found["overridden"] == {"limit": 5}
 
 
-def test_a_file_of_settings_and_workers(tmp_path: Path) -> None:
-    """`--config` may name the suite, and the model loads once in workers; the figures are those of one process."""
-    settings = {"suite": write(tmp_path), "tasks": "choice,story", "limit": 3, "devices": "cpu:2", "repeats": 2}  # fmt: skip
+@pytest.mark.parametrize("devices", [None, pytest.param("cpu:2", marks=pytest.mark.full)])
+def test_a_file_of_settings_and_workers(tmp_path: Path, devices: str | None) -> None:
+    """`--config` may name the suite, and the model loads once, in workers too; the figures are those of Python in one process."""
+    settings = {"suite": write(tmp_path), "tasks": "choice,story", "limit": 3, "devices": devices, "repeats": 2}  # fmt: skip
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump({**settings, "output_path": str(tmp_path / "out")}))
     assert main(["--config", str(file), "--verbosity", "ERROR"]) == 0

@@ -226,10 +226,15 @@ def test_07_no_trajectory_spells_a_secret(monkeypatch: pytest.MonkeyPatch) -> No
     assert trajectory(filling, texts) is None
 
 
-def test_07_workers_and_shards_keep_them(tasks: Path, tmp_path: Path) -> None:
+@pytest.mark.full  # an answer comes from a worker whole, with its steps, whether or not they are saved
+def test_07_workers_keep_them(tasks: Path) -> None:
     one = run(tasks, log_trajectories=True)
     two = run(tasks, log_trajectories=True, devices="cpu:2")
     assert trajectories(two) == trajectories(one) and without(two) == without(one)
+
+
+def test_07_shards_keep_them(tasks: Path, tmp_path: Path) -> None:
+    one = run(tasks, log_trajectories=True)
     base = ["run", "--model", "toy", "--model_args", "vocab=6,inconsistency=0.5", "--tasks", ",".join(WRITTEN),
             "--include_path", str(tasks), "--verbosity", "ERROR", "-o", str(tmp_path)]  # fmt: skip
     for number in (1, 2):
