@@ -112,6 +112,61 @@ def test_pages_fetch_nothing_from_elsewhere(site: Path, pages: dict[str, Html]) 
         )
 
 
+def test_reference_pages_have_what_the_package_has(pages: dict[str, Html]) -> None:
+    from dlm_eval import __all__ as top
+    from dlm_eval.cli import build_parser
+    from dlm_eval.decoding import STRATEGIES
+    from dlm_eval.likelihood import ESTIMATORS
+    from dlm_eval.models import known_families
+
+    def ids(page: str) -> set[str]:
+        return pages[f"reference/{page}.html"].ids
+
+    commands = next(
+        action.choices for action in build_parser()._actions if action.dest == "command"
+    )
+    assert {f"dlm-eval-{name}" for name in commands} <= ids("cli")
+    assert set(STRATEGIES.listed()) - set(STRATEGIES.aliases) <= ids("strategies")
+    assert {n for n, v in ESTIMATORS.listed().items() if not isinstance(v, str)} <= ids(
+        "estimators"
+    )
+    assert set(known_families()) <= ids("checkpoints")
+    shown = {anchor.rpartition(".")[2] for anchor in ids("python")}
+    assert set(top) | {"Denoiser", "Strategy", "Estimator", "assert_no_regression"} <= shown
+
+
+def test_every_option_and_key_of_the_reference_has_a_meaning() -> None:
+    sys.path.insert(0, str(ROOT / "scripts" / "site"))
+    try:
+        from reference import pages as reference_pages
+    finally:
+        sys.path.pop(0)
+    lacking, rows = [], 0
+    for page, text in reference_pages().items():
+        headers: list[str] = []
+        for line, after in zip(text.splitlines(), [*text.splitlines()[1:], ""], strict=True):
+            cells = [one.strip() for one in re.split(r"(?<!\\)\|", line)[1:-1]]
+            if after.startswith("| ---"):
+                headers = cells
+            elif line.startswith("| ") and "meaning" in headers and not line.startswith("| ---"):
+                rows += 1
+                if not cells[headers.index("meaning")]:
+                    lacking.append(f"{page}: {cells[0]}")
+    assert rows > 500
+    assert lacking == []
+
+
+def test_metadata_of_packaged_tasks_is_documented() -> None:
+    from dlm_eval.harness.task_metadata import METADATA
+
+    used = set()
+    for file in (ROOT / "task_configs").rglob("*.yaml"):
+        text = file.read_text(encoding="utf-8")
+        for block in re.findall(r"^metadata:\n((?: .*\n?)+)", text, re.MULTILINE):
+            used |= set(re.findall(r"^  (\w+):", block, re.MULTILINE))
+    assert {"infill", "version"} <= used <= set(METADATA)
+
+
 def test_a_link_to_a_file_of_the_repository_is_code_or_leads_to_its_address(
     site: Path, tmp_path: Path
 ) -> None:

@@ -52,6 +52,13 @@ examples:
   dlm-eval check RUN --baseline FILE                                  has a score become worse? (exit code 3)
   dlm-eval export parquet results/ -o FOLDER                          runs, scores and samples as data
 """
+EXIT_CODES = {
+    0: "done",
+    1: "a part failed (samples, a metric, a report) and the rest is saved; `check`: the run is broken",
+    2: "a mistake in the command, a file or the environment: one line says what is allowed",
+    3: "`check` found a regression",
+    INTERRUPTED: "interrupted; finished answers are in the journal",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -106,10 +113,11 @@ def _unrecognized(
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the whole command line."""
+    codes = "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
     parser = Parser(
         prog="dlm-eval",
         description="Evaluate diffusion language models on lm-evaluation-harness.",
-        epilog=EXAMPLES,
+        epilog=f"{EXAMPLES}\nexit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -142,11 +150,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Na
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code.
-
-    0: done. 1: a part failed (the rest is saved). 2: the user's mistake. 3: `check` found a
-    regression. 130: interrupted.
-    """
+    """Runs the command; returns its exit code, one of `EXIT_CODES`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     for name in ("stdout", "stderr"):  # a closed stream is None, which libraries do not expect
         if getattr(sys, name) is None:

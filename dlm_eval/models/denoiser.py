@@ -542,7 +542,7 @@ class EmbeddingDenoiser(Protocol):
         ...
 
     def interpolator(self, score_temperature: float, divergence: bool) -> LogitsOp | KeepingOp:
-        """Returns what reads (token, log-probability [nats], entropy [nats], E[x_0] [D]).
+        """Returns what reads (token, log-probability [nats], entropy [nats], E[x_0] of shape [D]).
 
         With `divergence` it also reads KL(now || last step) [nats]; the log-probabilities [V] stay
         on the device.

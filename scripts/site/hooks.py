@@ -20,6 +20,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from reference import pages as reference_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 # Files of the repository outside docs/ that are pages of the site.
@@ -58,8 +59,8 @@ def anchor_of(heading: str, separator: str = "-") -> str:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that have no file in docs/, and completes `nav`."""
-    for file, page in SHOWN.items():
-        text = (ROOT / file).read_text(encoding="utf-8")
+    made = {page: (ROOT / file).read_text(encoding="utf-8") for file, page in SHOWN.items()}
+    for page, text in {**made, **reference_pages()}.items():
         files.append(File.generated(config, page, content=text))
     pages = sorted(file.src_uri for file in files.documentation_pages())
     if config.nav is not None:

@@ -25,9 +25,67 @@ PARTS = ("stderr", "n", "tokens_per_forward", "forwards_per_token", "deviation")
 # Facts of a row that may have a column.
 FACTS = ("model", "checkpoint", "revision", "dtype", "device", "seeds", "finds_length")
 AVERAGES = ("macro", "chance_normalised")
+MOST_DRAWS = 100_000
+# Keys of the file by the mapping that has them ("" for the file itself), as errors and the reference page list them.
+KEYS: dict[str, dict[str, str]] = {
+    "": {
+        "title": "heading of the board",
+        "notes": "a text, or a list of texts, below the board",
+        "tasks": "the score columns, in order; the only key that is needed",
+        "rows": "rows with a name and a place, before all others",
+        "others": "what is done with measured rows that no entry of `rows` matches: show (default) or leave_out",
+        "columns": f"facts beside the name: {', '.join(FACTS)}",
+        "cell": f"what stands behind a value: {', '.join(PARTS)} (default: stderr)",
+        "require": "setting: one value or a list of them (globs), for every task: a column of the long table or a resolved setting of the task",
+        "policy": "what is done with a score that has a fault: mark (a footnote) or refuse (left out, with a note)",
+        "published": "published figures that make rows of their own",
+        "averages": "mean columns",
+        "order": "order of the rows behind those of `rows`",
+        "ranks": "rank of the measured rows",
+    },
+    "tasks": {
+        "name": "header; default: TASK (METRIC)",
+        "task": "task of the result files; left out for a column of published figures only",
+        "metric": "metric of the result files",
+        "filter": "filter of the result files; default: the first one",
+        "shots": "few-shot examples that a score must have",
+        "chance": "score of guessing, 0 to below 1; kind chance_normalised needs it",
+        "require": "as above, for this task",
+        "published": "columns of published.csv and values that choose the figures of this column; default: its dlm_task and dlm_metric",
+        "note": "a footnote",
+    },
+    "rows": {
+        "label": "name of the row",
+        "match": "setting: values, as in `require`, for at least one score of the row; left out for a row of published figures only",
+        "published": "columns of published.csv and values: the figures that belong beside it; default: those of the same hub id",
+    },
+    "policy": {
+        "partial": "not all documents of the task (default: mark)",
+        "shots": "another number of few-shot examples than the column says (default: refuse)",
+        "score": "a log-probability of kind `score`, which is no likelihood (default: mark)",
+        "settings": "`require` is not met (default: refuse)",
+        "errors": "documents that failed (default: mark)",
+    },
+    "published": {
+        **dict.fromkeys(PUBLISHED, "value or values of this column of published.csv"),
+        "row": "columns of published.csv, or keys of its `setting`, whose values make a row (default: model, size)",
+    },
+    "averages": {
+        "name": "header",
+        "of": "names of score columns; default: all",
+        "kind": f"{' or '.join(AVERAGES)}: the mean, or the mean of (score - chance) / (1 - chance)",
+    },
+    "order": {
+        "by": "label, or the name of a score or mean column (default: label)",
+        "descending": "true or false; default: the best first",
+    },
+    "ranks": {
+        "by": "name of a score or mean column",
+        "draws": f"bootstrap draws, 100 to {MOST_DRAWS} (default: 2000)",
+    },
+}
 MOST_ENTRIES = 500  # of a list
 LONGEST = 2000  # characters of a text
-MOST_DRAWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -141,10 +199,7 @@ def board_of(document: Any, what: str = "board") -> BoardFile:
         UserError: see `read_board_file`.
     """
     top = _Part(document, what)
-    top.only(
-        *("title", "notes", "tasks", "rows", "others", "columns", "cell", "require", "policy"),
-        *("published", "averages", "order", "ranks"),
-    )
+    top.only(*KEYS[""])
     everywhere = top.values("require")
     columns = tuple(_column(part, everywhere) for part in top.parts("tasks", needed=True))
     averages = tuple(_average(part, columns) for part in top.parts("averages"))
@@ -153,8 +208,8 @@ def board_of(document: Any, what: str = "board") -> BoardFile:
         if name in names[:number]:
             raise UserError(f"{what}: two columns have the name '{name}'; give one a `name`")
     order, rank = top.part("order"), top.part("ranks")
-    order.only("by", "descending")
-    rank.only("by", "draws")
+    order.only(*KEYS["order"])
+    rank.only(*KEYS["ranks"])
     if "descending" in order.data and order.text("by") in ("", "label"):
         raise UserError(f"{order.what}: descending needs `by` with the name of a column")
     if rank.data and not rank.text("by"):
@@ -179,9 +234,7 @@ def board_of(document: Any, what: str = "board") -> BoardFile:
 
 
 def _column(part: _Part, everywhere: Mapping[str, tuple[str, ...]]) -> Column:
-    part.only(
-        *("name", "task", "metric", "filter", "shots", "chance", "require", "published", "note")
-    )
+    part.only(*KEYS["tasks"])
     task, metric = part.text("task"), part.text("metric")
     name = part.text("name") or (f"{task} ({metric})" if task else "")
     published = part.values("published", PUBLISHED)
@@ -206,7 +259,7 @@ def _column(part: _Part, everywhere: Mapping[str, tuple[str, ...]]) -> Column:
 
 
 def _row(part: _Part) -> RowEntry:
-    part.only("label", "match", "published")
+    part.only(*KEYS["rows"])
     label = part.text("label")
     match, published = part.values("match"), part.values("published", PUBLISHED)
     if not label or not (match or published):
@@ -215,7 +268,7 @@ def _row(part: _Part) -> RowEntry:
 
 
 def _average(part: _Part, columns: Sequence[Column]) -> Average:
-    part.only("name", "of", "kind")
+    part.only(*KEYS["averages"])
     names = [column.name for column in columns]
     kind = part.choice("kind", AVERAGES, AVERAGES[0])
     of = part.names("of", names, default=tuple(names))
@@ -228,7 +281,7 @@ def _average(part: _Part, columns: Sequence[Column]) -> Average:
 
 
 def _source(part: _Part) -> Source:
-    part.only(*PUBLISHED, "row")
+    part.only(*KEYS["published"])
     match = {name: part.values_of(name) for name in PUBLISHED if name in part.data}
     if not match:
         raise UserError(f"{part.what} needs at least one of {', '.join(PUBLISHED)}")
@@ -236,7 +289,7 @@ def _source(part: _Part) -> Source:
 
 
 def _policy(part: _Part) -> dict[str, str]:
-    part.only(*POLICY)
+    part.only(*KEYS["policy"])
     return {name: part.choice(name, (MARK, REFUSE), usual) for name, usual in POLICY.items()}
 
 
