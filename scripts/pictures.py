@@ -337,7 +337,7 @@ def request() -> str:
     length = len(load_model("tiny").encode(doc["middle"]))
     answer = sample["resps"][0][0]
     stages = (
-        ("document", "a row of the task's data", f"…{doc['prefix'][-18:]} [{doc['middle'].strip()}]"),
+        ("document", "a row of the task's data", f"{doc['prefix'].split('. ')[-1]} [ ]"),
         ("canvas", "token ids; some positions are open", f"{length} open positions"),
         ("job", "canvas, settings and seed; the journal's key", "steps=4"),
         ("rows", "one sequence of a forward, in a shared batch", f"{sample['forwards']} forwards"),
