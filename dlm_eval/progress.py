@@ -4,21 +4,18 @@ time left.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
 
-from tqdm import tqdm
-
+from dlm_eval.bars import bar, can_draw
 from dlm_eval.canvas import Filling
 from dlm_eval.jobs import Answer, Reply
 
 SHOWN = 8  # maximum number of devices whose use is shown one by one
-LINE_SECONDS = 60.0  # seconds between lines if there is no terminal for a bar
+LINE_SECONDS = 60.0  # seconds between lines if a bar cannot be drawn
 
 
 class Progress:
@@ -38,15 +35,8 @@ class Progress:
         quiet: bool = False,
         busy: Callable[[], list[float]] | None = None,
     ) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total,
-            desc=title,
-            unit="request",
-            disable=quiet or not self._terminal,
-            mininterval=0.2,
-            **_room(),
-        )
+        self._drawn = can_draw()
+        self._bar = bar(title, total, "request", hidden=quiet)
         self._quiet, self._title, self._total, self._busy = quiet, title, total, busy
         self._rows = self._tokens = self._replies = self._known = self._done = 0
         self._start = self._said = time.monotonic()
@@ -66,7 +56,7 @@ class Progress:
     def close(self) -> None:
         """Ends the display."""
         self._bar.close()
-        if self._total and not self._terminal and not self._quiet:
+        if self._total and not self._drawn and not self._quiet:
             self._line()
 
     def grow(self, number: int) -> None:
@@ -82,7 +72,7 @@ class Progress:
             self._rows += answer.rows
             self._tokens += len(answer.value.tokens) if isinstance(answer.value, Filling) else 0
             self._replies += isinstance(answer.value, Reply)
-        if self._terminal:
+        if self._drawn:
             self._bar.update()
             if time.monotonic() - self._said > 0.2:
                 self._said = time.monotonic()
@@ -115,17 +105,6 @@ class Progress:
             ]
             facts += _use([min(1.0, part / seconds) for part in worked])
         return ", ".join(facts)
-
-
-def _room() -> dict[str, Any]:
-    """Returns tqdm's size options: the terminal's size, or a default if the terminal has none.
-
-    tqdm would show nothing in containers and recordings.
-    """
-    with suppress(OSError):
-        if min(os.get_terminal_size(sys.stderr.fileno())) > 0:
-            return {"dynamic_ncols": True}
-    return {"ncols": 140, "nrows": 20}
 
 
 def _use(shares: list[float]) -> list[str]:

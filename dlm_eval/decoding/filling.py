@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dlm_eval.bars import counting
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.samples import at_lengths, beam_program, lengths_program
@@ -40,6 +41,7 @@ def fill(
     *,
     engine: Engine | None = None,
     trace: Callable[[int, TraceStep], None] | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> list[Filling]:
     """Fills the open positions of each canvas.
@@ -55,6 +57,8 @@ def fill(
         seed: of the canvases' own random numbers.
         engine: runs the rows; by default one with default budgets.
         trace: called as trace(index of the canvas, step) after every step that changed something.
+        progress: whether to show a bar of the canvases that are done; None: in notebooks, if there
+            are several.
         options: further settings, general ones (`DecodeSettings`) or the strategy's own, or
             `preset`. Arguments that are not at their defaults override the preset.
 
@@ -68,7 +72,12 @@ def fill(
         given["temperature"] = temperature
     settings = resolve({"strategy": default_strategy(model.process, model)}, {**given, **options})
     fillings = []
-    for outcome in fill_outcomes(engine or Engine(model), canvases, settings, seed, trace=trace):
+    drawn, done = counting("fill", len(canvases), progress)
+    with drawn:
+        found = fill_outcomes(
+            engine or Engine(model), canvases, settings, seed, done=done, trace=trace
+        )
+    for outcome in found:
         if isinstance(outcome.answer, SampleError):
             raise outcome.answer
         fillings.append(replace(outcome.answer, seconds=outcome.seconds))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dlm_eval.bars import counting
 from dlm_eval.canvas import Canvas, Score
 from dlm_eval.engine import Engine
 from dlm_eval.engine.rows import Outcome, Program, together
@@ -40,6 +41,7 @@ def score(
     engine: Engine | None = None,
     batch_tokens: int = 8192,
     on_done: Callable[[int, Outcome[Score]], None] | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> list[Score]:
     """Returns the score of each canvas: log-probability of its open tokens given the rest (nats).
@@ -56,6 +58,8 @@ def score(
         engine: runs the rows; its `cost` counts them.
         batch_tokens: padded tokens in a batch, if no engine is given.
         on_done: called with (index, outcome) when a canvas ends.
+        progress: whether to show a bar of the canvases that are done; None: in notebooks, if there
+            are several.
         **options: further settings of the estimator, by name.
 
     Raises:
@@ -65,14 +69,16 @@ def score(
     """
     if not isinstance(estimator, Estimator):
         estimator = parse_estimator(estimator, {"max_forwards": max_forwards, **options})
-    outcomes = score_outcomes(
-        engine or Engine(model, batch_tokens=batch_tokens),
-        canvases,
-        estimator,
-        seed,
-        greedy,
-        on_done,
-    )
+    drawn, done = counting("score", len(canvases), progress, on_done)
+    with drawn:
+        outcomes = score_outcomes(
+            engine or Engine(model, batch_tokens=batch_tokens),
+            canvases,
+            estimator,
+            seed,
+            greedy,
+            done,
+        )
     scores: list[Score] = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome.answer, SampleError):
