@@ -63,6 +63,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "daedal": {"max_gen_length": 20, "high_conf_threshold": 0.3, "block_length": 6},
     "joint_threshold_indel": {"delete_token_id": 5, "split_token_id": 6},
     "esolm": {"diffusion_steps": 4},
+    "less": {"conf_threshold": 0.2, "drift_threshold": 0.3, "persistence_len": 1, "block_length": 6},
     "d2f": {"block_size": 4, "block_add_threshold": 0.3, "skip_threshold": 0.3},
 }  # fmt: skip
 SAMPLERS = [
