@@ -206,7 +206,8 @@ def answers(strategy: str, seed: int, samples: int = 1, process: str = "absorbin
         name
         for name in STRATEGIES.names()
         if "absorbing" in STRATEGIES.find(name).processes
-        and name not in ("joint_threshold_indel", "dmax")  # not for a toy, which has no blocks
+        # not for a toy, which has no blocks, mixtures of tokens or order of writing
+        and name not in ("joint_threshold_indel", "dmax", "esolm")
     ],
 )
 def test_13_which_strategies_depend_on_the_seed_at_temperature_0(name: str) -> None:

@@ -70,7 +70,7 @@ def test_settings_of_every_estimator() -> None:
     assert parse_estimator("exact", {"max_forwards": 7}) == Exact()  # its cost is fixed
     with pytest.raises(TypeError):
         MaskCount(policy="margin")  # type: ignore[call-arg]
-    assert len(ESTIMATORS.names()) == 18
+    assert len(ESTIMATORS.names()) == 19
     for name in ESTIMATORS.names():
         cls = ESTIMATORS.find(name)
         assert parse_estimator(name).name == name and parse_estimator(name) == cls()

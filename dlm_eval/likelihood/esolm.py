@@ -21,21 +21,21 @@ Shape letters: n = open tokens, K = rows, L = positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from dlm_eval.canvas import Score
-from dlm_eval.engine.rows import ForwardRow, Layout, LogProbs
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.likelihood.estimator import Budgeted, writes_in_order
 from dlm_eval.likelihood.mc_error import deviations, draws_error, echo, neighbours
-from dlm_eval.likelihood.patterns import Floats, Ints, smallest, uniforms
+from dlm_eval.likelihood.patterns import Bools, Floats, Ints, smallest, uniforms
 from dlm_eval.uncertainty import EXACT, summed
 
 if TYPE_CHECKING:
-    from dlm_eval.engine.rows import Program
+    from dlm_eval.engine.rows import ForwardRow, Program
     from dlm_eval.likelihood.target import Target
     from dlm_eval.models.denoiser import Denoiser, WritingOrder
     from dlm_eval.rng import Noise
@@ -97,7 +97,7 @@ def _stratified(noise: Noise, stream: str, count: int, chances: Floats) -> Ints:
     place = (np.arange(count) + noise.uniforms(stream, 0, count)) / count
     ends = np.cumsum(chances)
     found = np.searchsorted(ends, place * ends[-1], side="right")
-    return found.clip(0, len(chances) - 1).astype(np.int64)
+    return np.asarray(found.clip(0, len(chances) - 1), dtype=np.int64)
 
 
 def _diffusion(target: Target, noise: Noise, count: int, weights: Floats) -> Program[Floats]:
@@ -118,13 +118,13 @@ def _diffusion(target: Target, noise: Noise, count: int, weights: Floats) -> Pro
         tokens, is_mask = target.tokens[places], np.arange(len(places)) >= len(places) - masks
         truth = tokens[is_mask]
         shown = np.where(is_mask, target.mask_id, tokens)
-        layout = Layout(places, _order(target).visible(is_mask))
-        rows.append(_row(target, shown, np.flatnonzero(is_mask), truth, layout))
+        visible = _order(target).visible(is_mask)
+        rows.append(_row(target, shown, np.flatnonzero(is_mask), truth, places, visible))
     means = np.array([float(logs.mean()) for logs in (yield from _logs(rows))])
-    return weights.sum() * means
+    return np.asarray(weights.sum() * means)
 
 
-def _chains(target: Target, remains: list[np.ndarray], order: Floats) -> Program[Floats]:
+def _chains(target: Target, remains: Sequence[Bools], order: Floats) -> Program[Floats]:
     """Returns [K] the log-probability (nats) of the tokens that are written from left to right.
 
     Args:
@@ -143,8 +143,8 @@ def _chains(target: Target, remains: list[np.ndarray], order: Floats) -> Program
         tokens = target.tokens[places]
         masks = np.arange(len(shown) + len(left), len(places))
         tokens[masks] = target.mask_id
-        layout = Layout(places, _order(target).visible_from_left(len(shown), len(left)))
-        rows.append(_row(target, tokens, masks, target.tokens[left], layout))
+        visible = _order(target).visible_from_left(len(shown), len(left))
+        rows.append(_row(target, tokens, masks, target.tokens[left], places, visible))
     some = np.array([bool(pattern.any()) for pattern in remains])
     sums[some] = [float(logs.sum()) for logs in (yield from _logs(rows))]
     return sums
@@ -155,7 +155,12 @@ def _given(target: Target) -> Ints:
     return np.setdiff1d(np.arange(len(target.tokens)), target.places)
 
 
-def _row(target: Target, tokens: Ints, read: Ints, truth: Ints, layout: Layout) -> ForwardRow:
+def _row(
+    target: Target, tokens: Ints, read: Ints, truth: Ints, places: Ints, visible: Bools
+) -> ForwardRow:
+    from dlm_eval.engine.rows import ForwardRow, Layout, LogProbs
+
+    layout = Layout(places, visible)
     row = ForwardRow(tokens, read, LogProbs(), truth, layout=layout)
     target.asked[tokens.tobytes() + layout.key, b"", 0.0] = row.passes
     return row

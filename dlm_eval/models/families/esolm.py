@@ -63,7 +63,8 @@ class EsoDenoiser(DiTDenoiser):
         """Returns [L, L] who sees whom, of an order whose masks `hidden` [L] are last."""
         rank = np.arange(len(hidden))
         found: NDArray[np.bool_] = rank[None, :] <= rank[:, None]
-        return found | self._more(hidden[:, None], hidden[None, :])
+        found |= self._more(hidden[:, None], hidden[None, :])
+        return found
 
     def visible_from_left(self, shown: int, left: int) -> NDArray[np.bool_]:
         """Returns [S, S] who sees whom, S = shown + 2 left: written tokens, the text of the others in
