@@ -248,7 +248,7 @@ def test_rows_that_no_cache_serves_are_refused_without_a_model(name: str, cache:
 def test_what_shows_the_whole_canvas() -> None:
     """Samplers with rows of their own, which the caches do not know."""
     assert set(WHOLE_CANVAS) == {
-        "daedal", "dmax", "freedave", "joint_threshold_indel", "prophet", "slowfast",
+        "d2f", "daedal", "dmax", "esolm", "freedave", "joint_threshold_indel", "prophet", "slowfast",
         "slowfast_dream", "var_generate", "wino",
     }  # fmt: skip
 
