@@ -1,7 +1,8 @@
 """The evidence lower bound of models that write in two phases (Eso-LM).
 
 Diffusion writes each of n tokens with probability alpha_0, in random order, and the others are then
-written from left to right. With the share of hidden tokens a = 1 - alpha_t (arXiv 2506.01928, eq. 5),
+written from left to right. With the share of hidden tokens a = 1 - alpha_t (arXiv 2506.01928;
+s-sahoo/Eso-LMs 92e7982, algo.py `EsoLM.nll`, `_reconstruction_loss`),
 
     log p >= E_S [ sum over i in S of log p(x_i | x without S, x_<i) ]
              + integral over a from 1 - alpha_0 to 1 of E [ sum over hidden i of log p(x_i | rest) ] / a da

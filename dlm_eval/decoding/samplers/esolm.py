@@ -1,6 +1,6 @@
 """Eso-LM's sampler: diffusion writes a share of the tokens in random order, then left to right.
 
-Sahoo et al. 2025, arXiv 2506.01928, section 4; github.com/s-sahoo/Eso-LMs 92e7982, algo.py
+Sahoo et al. 2025, arXiv 2506.01928; github.com/s-sahoo/Eso-LMs 92e7982, algo.py
 `EsoLM.generate_samples` and `_tokens_unmasked_per_step`.
 
 Shape letters: n = open positions, L = positions of the canvas.
