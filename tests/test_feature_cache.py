@@ -196,8 +196,8 @@ def test_an_empty_cache_runs_the_whole_network(model: Any) -> None:
     tokens = torch.tensor([prompts(model)[1]])
     every = torch.ones_like(tokens, dtype=torch.bool)
     plan = FeaturePlan(FeatureCache(), 1.0, 4, False, False, 0.0, model.feature_layers)
-    logits, features = model.forward_features(tokens, every, plan)
-    assert len(features) == model.feature_layers and not plan.cache.layers
+    logits, features = model.forward_features(tokens, every, [plan])
+    assert len(features[0]) == model.feature_layers and not plan.cache.layers
     torch.testing.assert_close(logits, model.logits(tokens)[0], rtol=1e-4, atol=1e-4)
 
 
@@ -376,6 +376,22 @@ def test_d2_cache_answers_do_not_depend_on_other_canvases(model: Any, strategy: 
     assert together == filled(canvases[::-1], engine=Engine(model, batch_rows=2))[::-1]
 
 
+@pytest.mark.parametrize(
+    "cache", [{"cache": "dkv", "cache_steps": 5}, {"cache": "d2", "current_k": 6}]
+)
+def test_rows_of_equal_plan_share_a_pass_and_keep_every_bit(model: Any, cache: Any) -> None:
+    """Prompts of one length: fewer passes than rows, and the answers of each alone."""
+    draw = torch.Generator().manual_seed(8)
+    texts = torch.randint(0, model.vocab_size, (6, 9), generator=draw).tolist()
+    canvases = [Canvas.completion(text, 16, key=str(i)) for i, text in enumerate(texts)]
+    options = {**cache, "strategy": "confidence", **WHOLE}
+    engine = Engine(model)
+    together = decoding.fill(model, canvases, engine=engine, **options)
+    assert engine.cost.forwards < engine.cost.rows
+    alone = [decoding.fill(model, [canvas], **options)[0] for canvas in canvases]
+    assert [replace(f, seconds=0.0) for f in together] == [replace(f, seconds=0.0) for f in alone]
+
+
 def test_rollout_is_the_product_of_the_attention_maps(shared: Path) -> None:
     """Against transformers' own weights; every row of the product sums to 1."""
     folder = shared / "goldens" / "llada"
@@ -385,7 +401,8 @@ def test_rollout_is_the_product_of_the_attention_maps(shared: Path) -> None:
     tokens = torch.tensor([prompts(eager)[1]])
     length = tokens.shape[1]
     plan = PositionPlan(FeatureCache(), torch.arange(length), measures=True)
-    _, features = eager.forward_features(tokens, torch.ones_like(tokens, dtype=torch.bool), plan)
+    every = torch.ones_like(tokens, dtype=torch.bool)
+    _, (features,) = eager.forward_features(tokens, every, [plan])
     with torch.no_grad():
         maps = eager.backbone(
             input_ids=tokens, output_attentions=True, **eager.inputs(tokens, None)

@@ -44,8 +44,8 @@ class Waiting:
         key: identity of the sequence (`identity`).
         requests: (program, index of the row in its step, row) of every program that needs this
             sequence.
-        kind: what rows of a batch share: the head, and whether they have cached positions or
-            features, a layout, or a context.
+        kind: what rows of a batch share: the head, whether they have cached positions or features,
+            a layout, or a context, and what their features need to run together.
         passes: sequences that the device runs for the row.
         length: positions that run.
         past: positions that are read from the KV cache.
@@ -66,7 +66,7 @@ class Waiting:
         self.requests: list[tuple[Any, int, ForwardRow]] = []
         self.kind = (
             row.head_name, row.query_span is not None, row.features is not None, row.layout is not None,
-            row.context is not None,
+            row.context is not None, "" if row.features is None else row.features.mates,
         )  # fmt: skip
         self.passes = row.passes
         self.length = len(row.run)
@@ -175,7 +175,10 @@ def pack(waiting: Iterable[Waiting], limits: Limits) -> list[list[Waiting]]:
 
 def _fits(first: Waiting, load: Load, after: Load, one: Waiting, limits: Limits) -> bool:
     """Returns whether a row may join the batch of `first`; `load` grows to `after` if it does."""
-    if one.kind != first.kind or one.row.features is not None:
+    if one.kind != first.kind:
+        return False
+    plan = one.row.features
+    if plan is not None and (not plan.mates or one.length != first.length):
         return False
     if limits.equal_lengths and (one.length, one.past) != (first.length, first.past):
         return False
@@ -183,7 +186,8 @@ def _fits(first: Waiting, load: Load, after: Load, one: Waiting, limits: Limits)
         after.weight(limits.cached_weight) <= limits.tokens
         and after.wanted <= limits.wanted
         and (limits.rows is None or after.rows <= max(limits.rows, one.passes))
-        and not _wasteful(load, after)
+        # rows with features have equal lengths
+        and (plan is not None or not _wasteful(load, after))
     )
 
 

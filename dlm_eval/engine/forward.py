@@ -24,7 +24,7 @@ from dlm_eval.models.denoiser import (
     LogitsOp,
     device_of,
 )
-from dlm_eval.models.feature_cache import LayerFeatures
+from dlm_eval.models.feature_cache import Features
 from dlm_eval.models.kv_cache import gather
 
 # Matrix products of few rows use other kernels, which round differently (MKL: below 4 rows).
@@ -66,11 +66,11 @@ def forward(
             (~wanted if valid is None else ~wanted & valid.cpu()).view(-1).nonzero().view(-1)[:few]
         ] = True
         count = int(wanted.sum())
-    features: tuple[LayerFeatures, ...] = ()
-    if rows[0].features is not None:
-        logits, features = cast(FeatureCacheDenoiser, model).forward_features(
-            tokens[:1], wanted[:1].to(device), rows[0].features
-        )
+    plans = [row.features for row in rows if row.features is not None]
+    features: list[Features] = []
+    if plans:
+        able = cast(FeatureCacheDenoiser, model)
+        logits, features = able.forward_features(tokens, wanted.to(device), plans)
         states = None
     else:
         logits, states = _run(model, rows, requests, tokens, valid, wanted.to(device))
@@ -79,8 +79,8 @@ def forward(
     outputs, fresh = _read(logits, slot, requests, twin)
     if states is not None:
         _keep(states, requests)
-    if rows[0].features is not None:
-        rows[0].features.cache.layers = features
+    for plan, layers in zip(plans, features, strict=True):
+        plan.cache.layers = layers
     for kept, ids, values in fresh:  # only after everything has succeeded
         kept.put(ids, values)
     if device.type == "cuda":

@@ -116,8 +116,8 @@ class ForwardRow:
             all positions.
         cache_until: number of positions, from the left, that `kv_cache` takes over after the pass
             has succeeded.
-        features: what is computed and what a feature cache has, or None. The row runs alone, and
-            the cache is replaced after the pass has succeeded.
+        features: what is computed and what a feature cache has, or None. Rows run together as
+            `Plan.mates` says, and a cache is replaced after the pass has succeeded.
         kept: numbers that the program keeps on the device; `op` is then a `KeepingOp`.
         ids: [W] identities of the wanted positions, the keys of `kept`; None without it.
         fed: number of inputs per wanted position that come from `kept` and precede `inputs`

@@ -26,7 +26,7 @@ from dlm_eval.canvas import BLANK, Canvas
 from dlm_eval.errors import SampleError
 
 if TYPE_CHECKING:
-    from dlm_eval.models.feature_cache import LayerFeatures, Plan
+    from dlm_eval.models.feature_cache import Features, Plan
     from dlm_eval.models.kv_cache import BatchKV
     from dlm_eval.models.probes import CacheTest
 
@@ -406,14 +406,14 @@ class FeatureCacheDenoiser(Protocol):
         ...
 
     def forward_features(
-        self, tokens: Tensor, positions: Tensor, plan: Plan
-    ) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
-        """Returns float32 logits [N, V], and the features of all layers.
+        self, tokens: Tensor, positions: Tensor, plans: Sequence[Plan]
+    ) -> tuple[Tensor, list[Features]]:
+        """Returns float32 logits [N, V], and the features of all layers of each sequence.
 
         Args:
-            tokens: [1, L] long.
-            positions: [1, L] bool, the wanted ones.
-            plan: what is computed; its cache is read and not changed.
+            tokens: [B, L] long.
+            positions: [B, L] bool, the wanted ones.
+            plans: what is computed of each, with equal `mates`; caches are read and not changed.
         """
         ...
 

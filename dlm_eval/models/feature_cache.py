@@ -12,17 +12,18 @@ others (dKV-Cache, Ma et al. 2025, arXiv 2505.15781; github.com/horseee/dKV-Cach
 It can measure the attention that each position receives (d2Cache, Jiang et al. 2025, arXiv
 2509.23094; github.com/Kamichanw/d2Cache 72feb60).
 
-One sequence runs at a time, so that its numbers do not depend on others.
+Sequences of equal length share a pass if they compute equally many positions in all layers, so that
+their numbers do not depend on each other. Under `FeaturePlan` one runs at a time.
 
-Shape letters: L = positions, H = hidden size, g = heads of keys and values, d = head size, N =
+Shape letters: B = sequences of a pass, L = positions, H = hidden size, g = heads of keys and values, d = head size, N =
 positions that are computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -48,6 +49,9 @@ class LayerFeatures:
     received: Tensor | None = None
 
 
+Features = tuple[LayerFeatures, ...]  # of all layers
+
+
 class FeatureCache:
     """The features of one canvas, replaced after each successful forward pass.
 
@@ -56,9 +60,10 @@ class FeatureCache:
     """
 
     def __init__(self) -> None:
-        self.layers: tuple[LayerFeatures, ...] = ()
+        self.layers: Features = ()
 
 
+FEW_POSITIONS = 4  # see `engine.forward.FEW_TOKENS`
 Layers = Iterable[Any]  # of the network, with the names of transformers' Llama
 Rotary = tuple[Tensor, Tensor]  # cosines and sines [1, L, d] of all positions
 
@@ -69,10 +74,14 @@ class Plan(Protocol):
     Attributes:
         cache: of the canvas.
         weight: size of the cached features of a position, in those of its keys and values.
+        mates: plans with equal ones may run together on sequences of equal length; "" runs alone.
     """
 
     @property
     def cache(self) -> FeatureCache: ...
+
+    @property
+    def mates(self) -> str: ...
 
     @property
     def weight(self) -> float: ...
@@ -84,14 +93,17 @@ class Plan(Protocol):
         ...
 
     def run(
-        self, layers: Layers, hidden: Tensor, rotary: Rotary
-    ) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
-        """Returns the last hidden states [1, L, H], and the features of all layers.
+        self, others: Sequence[Plan], layers: Layers, hidden: Tensor, rotary: Rotary
+    ) -> tuple[Tensor, list[Features]]:
+        """Returns the last hidden states [B, L, H], and the features of all layers of each sequence.
 
-        States of positions that were not computed are not defined. The cache is not changed.
+        States of positions that were not computed are not defined. No cache is changed.
 
         Args:
-            hidden: [1, L, H] embeddings.
+            others: of the other B - 1 sequences, with the same `mates`.
+            layers: of the network.
+            hidden: [B, L, H] embeddings.
+            rotary: of all positions.
         """
         ...
 
@@ -116,6 +128,11 @@ class FeaturePlan:
     share: float
     layers: int
 
+    @property
+    def mates(self) -> str:
+        """Alone: the positions that a layer computes are found in the pass."""
+        return ""
+
     def chosen(self, length: int) -> int:
         """Returns how many of the generated positions of a layer are computed."""
         generated = length - self.prompt
@@ -127,9 +144,10 @@ class FeaturePlan:
         return -(-(length + (self.layers - 1) * later) // self.layers)
 
     def run(
-        self, layers: Layers, hidden: Tensor, rotary: Rotary
-    ) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
+        self, others: Sequence[Plan], layers: Layers, hidden: Tensor, rotary: Rotary
+    ) -> tuple[Tensor, list[Features]]:
         """Returns states and features (see `Plan.run`)."""
+        assert not others
         fresh: list[LayerFeatures] = []
         for number, layer in enumerate(layers):
             old = self.cache.layers[number] if number and self.cache.layers else None
@@ -137,7 +155,7 @@ class FeaturePlan:
             assert features.attention is not None and features.mlp is not None
             hidden = hidden + features.attention + features.mlp
             fresh.append(features)
-        return hidden, tuple(fresh)
+        return hidden, [tuple(fresh)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,36 +181,57 @@ class PositionPlan:
         """1: keys and values are all that is cached."""
         return 1.0
 
+    @property
+    def mates(self) -> str:
+        """The number of positions, unless it is so small that other matrix kernels would run."""
+        if len(self.positions) < FEW_POSITIONS:
+            return ""
+        return f"{len(self.positions)} {self.measures} {bool(self.cache.layers)}"
+
     def computed(self, length: int) -> int:
         """Returns how many positions are computed."""
         return len(self.positions)
 
     def run(
-        self, layers: Layers, hidden: Tensor, rotary: Rotary
-    ) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
+        self, others: Sequence[Plan], layers: Layers, hidden: Tensor, rotary: Rotary
+    ) -> tuple[Tensor, list[Features]]:
         """Returns states and features (see `Plan.run`)."""
-        at = self.positions.to(hidden.device)
-        there = rotary[0][:, at], rotary[1][:, at]
-        states, fresh = hidden[:, at], list[LayerFeatures]()
-        rollout = torch.eye(hidden.shape[1], device=hidden.device) if self.measures else None
+        plans = [self, *(cast(PositionPlan, other) for other in others)]
+        at = torch.stack([plan.positions for plan in plans]).to(hidden.device)
+        spots = torch.arange(len(plans), device=hidden.device)[:, None], at  # each [B, 1] or [B, N]
+        there = rotary[0][0][at], rotary[1][0][at]
+        states, fresh = hidden[spots], [list[LayerFeatures]() for _ in plans]
+        rollout = None
+        if self.measures:
+            rollout = torch.eye(hidden.shape[1], device=hidden.device).repeat(len(plans), 1, 1)
         for number, layer in enumerate(layers):
             attend, normed = layer.self_attn, layer.input_layernorm(states)
-            keys = _rotated(_heads(attend.k_proj(normed), attend.head_dim), *there)[0]
-            values = _heads(attend.v_proj(normed), attend.head_dim)[0]
+            keys = _rotated(_heads(attend.k_proj(normed), attend.head_dim), *there)
+            values = _heads(attend.v_proj(normed), attend.head_dim)
             if self.cache.layers:
-                old = self.cache.layers[number]
-                keys = old.keys.index_copy(1, at, keys)
-                values = old.values.index_copy(1, at, values)
+                old = [plan.cache.layers[number] for plan in plans]
+                keys = _replaced([one.keys for one in old], spots, keys)
+                values = _replaced([one.values for one in old], spots, values)
             if rollout is None:
-                attention, received = _attention(attend, normed, there, keys, values), None
+                attention = _attention(attend, normed, there, keys, values)
             else:
                 attention, weights = _weighed_attention(attend, normed, there, keys, values)
-                rollout = rollout.index_copy(0, at, (weights @ rollout + rollout[at]) / 2)
-                received = rollout.sum(0)
+                rollout[spots] = (weights @ rollout + rollout[spots]) / 2
             states = states + attention
             states = states + layer.mlp(layer.post_attention_layernorm(states))
-            fresh.append(LayerFeatures(keys, values, received=received))
-        return hidden.index_copy(1, at, states), tuple(fresh)
+            for own, features in enumerate(fresh):
+                received = None if rollout is None else rollout[own].sum(0)
+                features.append(LayerFeatures(keys[own], values[own], received=received))
+        hidden = hidden.clone()
+        hidden[spots] = states
+        return hidden, [tuple(features) for features in fresh]
+
+
+def _replaced(cached: list[Tensor], spots: tuple[Tensor, Tensor], fresh: Tensor) -> Tensor:
+    """Returns [B, g, L, d] `cached` [g, L, d] of each sequence, with `fresh` [B, g, N, d] at `spots`."""
+    whole = torch.stack(cached)
+    whole[spots[0], :, spots[1]] = fresh.transpose(1, 2)
+    return whole
 
 
 def _run_layer(
@@ -207,7 +246,7 @@ def _run_layer(
     there = rotary[0][:, at], rotary[1][:, at]
     keys = _rotated(_heads(attend.k_proj(normed[:, at]), attend.head_dim), *there)[0]
     keys = keys if old is None else old.keys.index_copy(1, at, keys)
-    attention = _attention(attend, normed[:, at], there, keys, values)[0]
+    attention = _attention(attend, normed[:, at], there, keys[None], values[None])[0]
     mlp = layer.mlp(layer.post_attention_layernorm(hidden[:, at] + attention))[0]
     if old is None:
         return LayerFeatures(keys, values, attention, mlp)
@@ -218,10 +257,10 @@ def _run_layer(
 
 
 def _attention(attend: Any, normed: Tensor, rotary: Rotary, keys: Tensor, values: Tensor) -> Tensor:
-    """Returns what positions [1, N, H] at `rotary` read of all keys and values [g, L, d]."""
+    """Returns what positions [B, N, H] at `rotary` read of all keys and values [B, g, L, d]."""
     queries = _rotated(_heads(attend.q_proj(normed), attend.head_dim), *rotary)
     read = F.scaled_dot_product_attention(
-        queries, keys[None], values[None], scale=attend.scaling, enable_gqa=True
+        queries, keys, values, scale=attend.scaling, enable_gqa=True
     )
     found: Tensor = attend.o_proj(read.transpose(1, 2).flatten(2))
     return found
@@ -230,15 +269,15 @@ def _attention(attend: Any, normed: Tensor, rotary: Rotary, keys: Tensor, values
 def _weighed_attention(
     attend: Any, normed: Tensor, rotary: Rotary, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Returns what `_attention` returns, and the weights [N, L] float32 as the mean over heads."""
-    queries = _rotated(_heads(attend.q_proj(normed), attend.head_dim), *rotary)[0]
-    groups = queries.shape[0] // keys.shape[0]
-    keys, values = keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0)
-    scores = queries @ keys.transpose(1, 2) * attend.scaling
+    """Returns what `_attention` returns, and the weights [B, N, L] float32 as the mean over heads."""
+    queries = _rotated(_heads(attend.q_proj(normed), attend.head_dim), *rotary)
+    groups = queries.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
+    scores = queries @ keys.transpose(2, 3) * attend.scaling
     weights = scores.softmax(-1, dtype=torch.float32)
     read = weights.to(queries.dtype) @ values
-    found: Tensor = attend.o_proj(read.transpose(0, 1).flatten(1)[None])
-    return found, weights.mean(0)
+    found: Tensor = attend.o_proj(read.transpose(1, 2).flatten(2))
+    return found, weights.mean(1)
 
 
 def _positions(
@@ -270,11 +309,11 @@ def _renewed(attend: Any, normed: Tensor, at: Tensor, values: Tensor) -> Tensor:
 
 
 def _rotated(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Returns states [1, heads, N, d] rotated to their positions (Llama's halves)."""
+    """Returns states [B, heads, N, d] rotated to their positions (Llama's halves)."""
     first, second = states.chunk(2, -1)
     return states * cosine[:, None] + torch.cat([-second, first], -1) * sine[:, None]
 
 
 def _heads(states: Tensor, size: int) -> Tensor:
-    """Returns [1, heads, N, d] of states [1, N, heads x d]."""
+    """Returns [B, heads, N, d] of states [B, N, heads x d]."""
     return states.view(*states.shape[:-1], states.shape[-1] // size, size).transpose(1, 2)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from transformers import LlamaModel, PretrainedConfig, Qwen2Model
 
 from dlm_eval.models.denoiser import Attention, Process
-from dlm_eval.models.feature_cache import LayerFeatures, Plan
+from dlm_eval.models.feature_cache import Features, Plan
 from dlm_eval.models.kv_cache import (
     BatchKV,
     LayerCache,
@@ -308,13 +308,14 @@ class TransformersDenoiser:
 
     @torch.no_grad()
     def forward_features(
-        self, tokens: Tensor, positions: Tensor, plan: Plan
-    ) -> tuple[Tensor, tuple[LayerFeatures, ...]]:
+        self, tokens: Tensor, positions: Tensor, plans: Sequence[Plan]
+    ) -> tuple[Tensor, list[Features]]:
         """Returns logits and features (see `FeatureCacheDenoiser.forward_features`)."""
         tokens = tokens.to(self.device)
         embedded = self.backbone.embed_tokens(tokens)
         rotary = self.backbone.rotary_emb(embedded, token_positions(tokens, None))
-        states, features = plan.run(self.backbone.layers, embedded, rotary)
+        first, *others = plans
+        states, features = first.run(others, self.backbone.layers, embedded, rotary)
         rows, columns = positions.to(self.device).nonzero(as_tuple=True)
         return self._read_at(self.backbone.norm(states), rows, columns, None), features
 

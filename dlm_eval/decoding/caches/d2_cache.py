@@ -163,7 +163,7 @@ def nucleus(weight: Floats, share: float, allowed: Bools) -> Bools:
 def inflated(chosen: Bools, width: int) -> Bools:
     """Returns [L] `chosen`, with the positions between two chosen ones at most `width` apart."""
     at = np.nonzero(chosen)[0]
-    filled = chosen.copy()
+    filled: Bools = chosen.copy()
     for i in np.nonzero(np.diff(at) <= width)[0]:
         filled[at[i] : at[i + 1]] = True
     return filled
