@@ -80,7 +80,8 @@ class D2F(Unmasking, name="d2f"):
     Equal to the authors' code, whose KV cache is exact, except where a candidate is the mask: theirs
     counts it as written and reads the position again, which need not end; here the best other token
     takes its place. Their LLaDA code has one end token, 126081; here it is `eos_token_id`. A last
-    block may be shorter here (theirs is left out). The models are LLaDA and Dream with the authors'
+    block may be shorter here (theirs is left out). Above temperature 0 their probabilities are those that
+    tokens are drawn with (`confidence_from=sampling`). The models are LLaDA and Dream with the authors'
     LoRA weights (`peft=`).
     """
 

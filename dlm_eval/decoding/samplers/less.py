@@ -54,9 +54,8 @@ class WithDrift:
         )
         if before is None:
             before = probability.new_zeros(len(logits), self.count + 2 * ids.shape[1])
-        last, last_ids, last_probability = before.split(
-            [self.count, ids.shape[1], ids.shape[1]], dim=1
-        )
+        last, largest = before[:, : self.count], before[:, self.count :]
+        last_ids, last_probability = largest[:, : ids.shape[1]], largest[:, ids.shape[1] :]
         last = torch.where(known[:, None], last, -1.0)
         token, *judged = self.draw(logits, payload)
         stays = (last == token[:, None]).all(-1)
