@@ -21,7 +21,9 @@ def add_parser(subparsers: Any) -> None:
         epilog="\n".join(f"{name:16} {about}" for name, about in FORMATS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("format", choices=FORMATS, metavar="|".join(FORMATS))
+    parser.add_argument(
+        "format", choices=FORMATS, metavar="|".join(FORMATS), help="what is written: see below"
+    )
     parser.add_argument(
         "paths",
         type=path_of("PATH"),
@@ -30,7 +32,12 @@ def add_parser(subparsers: Any) -> None:
         help="result files, baselines, or folders",
     )
     parser.add_argument(
-        "-o", "--output", type=path_of("--output"), required=True, metavar="FILE or FOLDER"
+        "-o",
+        "--output",
+        type=path_of("--output"),
+        required=True,
+        metavar="FILE or FOLDER",
+        help="what is written: a file for json, else a folder",
     )
     parser.add_argument(
         "--dataset", action="append", default=[], metavar="TASK=OWNER/NAME[:TASK_ID]",

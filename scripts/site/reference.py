@@ -141,9 +141,10 @@ def _command(name: str, parser: argparse.ArgumentParser, about: str, level: int)
     below = _commands(parser)
     if not below:
         parts.append(f"```text\n{usage.strip()}\n```\n")
-    said = inspect.cleandoc(parser.description or "")
-    if said and said.strip(" .") != about.strip(" .") and not said.startswith("`dlm-eval"):
-        parts.append(f"{prose(said)}\n")
+    if parser.description not in (None, about):
+        parts.append(_said(parser.description))
+    if parser.epilog:
+        parts.append(_said(parser.epilog))
     for group in parser._action_groups:
         actions = [
             action
@@ -160,6 +161,14 @@ def _command(name: str, parser: argparse.ArgumentParser, about: str, level: int)
     for sub_name, sub, sub_about in below:
         parts += _command(f"{name} {sub_name}", sub, sub_about, level + 1)
     return parts
+
+
+def _said(text: str) -> str:
+    """Returns the description or the epilog of a command: paragraphs, and what is laid out as it stands."""
+    text = inspect.cleandoc(text)
+    if re.search(r"^\S+ {2,}", text, re.MULTILINE):
+        return f"```text\n{text}\n```\n"
+    return f"{prose(text)}\n"
 
 
 def _option(action: argparse.Action, formatter: argparse.HelpFormatter) -> list[str]:
@@ -232,7 +241,7 @@ def yaml_keys() -> str:
         options_table(describe_options(TaskRules)),
         "## Settings of a run: `--config`\n",
         "The file of `--config` has the options of `dlm-eval run` without `--`; options of the command line come first.\n",
-        fields_table(RunSettings),
+        fields_table(RunSettings, docs=_run_help()),
         "## `checkpoints.yaml`\n",
         "Models by name, a file of the package ([all of them](checkpoints.md)).\n",
         "### `checkpoints.yaml`: families\n",
@@ -253,16 +262,38 @@ def _keys(meanings: Mapping[str, str]) -> str:
     return table(("key", "meaning"), [[code(key), cell(said)] for key, said in meanings.items()])
 
 
+def _run_help() -> dict[str, str]:
+    """Returns the help of the options of `dlm-eval run` by name."""
+    from dlm_eval.cli import build_parser
+
+    [run] = [sub for name, sub, _ in _commands(build_parser()) if name == "run"]
+    return {
+        action.dest: run._get_formatter()._expand_help(action)
+        for action in run._actions
+        if action.help and action.help != argparse.SUPPRESS and action.option_strings
+    }
+
+
 def fields_table(
-    cls: type[Any], without: Sequence[str] = (), more: Mapping[str, str] | None = None
+    cls: type[Any],
+    without: Sequence[str] = (),
+    more: Mapping[str, str] | None = None,
+    docs: Mapping[str, str] | None = None,
 ) -> str:
-    """Returns the table of a schema: the fields of a dataclass, with the docs of its attributes."""
+    """Returns the table of a schema: the fields of a dataclass, with the docs of its attributes.
+
+    Args:
+        cls: the dataclass.
+        without: fields that are left out.
+        more: keys that are no fields, with their meaning.
+        docs: meanings of fields that the class does not describe.
+    """
     from dlm_eval.models.catalog import attribute_docs
     from dlm_eval.settings import alternatives, describe, field_types
 
-    docs: dict[str, str] = {}
+    meanings = dict(docs or {})
     for one in reversed(cls.__mro__):
-        docs |= attribute_docs(inspect.getdoc(one) or "")
+        meanings |= attribute_docs(inspect.getdoc(one) or "")
     rows = []
     for own in dataclasses.fields(cls):
         if own.name in without or own.name.startswith("_"):
@@ -277,7 +308,7 @@ def fields_table(
                 code(own.name),
                 "needed" if required else code(default),
                 cell(describe(tuple(kinds))) if _simple(kinds) else "",
-                cell(docs.get(own.name, "")),
+                cell(meanings.get(own.name, "")),
             ]
         )
     rows += [[code(key), "", "", cell(said)] for key, said in (more or {}).items()]
