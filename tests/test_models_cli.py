@@ -9,6 +9,7 @@ from typing import Any
 
 import models_builders as build
 import pytest
+import test_autoregressive
 import test_models_ar2diff
 import test_models_blocks
 import test_models_ddlm
@@ -54,6 +55,7 @@ BUILT: dict[str, Callable[[Path], Any]] = {
     "nemotron": test_models_blocks.nemotron,
     "duo": test_models_uniform_state.checkpoint,
     "dreamreasoner": test_samplers_dream_reasoner.checkpoint,
+    "idlm": test_autoregressive.idlm_checkpoint,
     "fastdllm": test_models_blocks.fastdllm,
     "tiny": lambda folder: packaged_asset("tiny"),
 }

@@ -13,7 +13,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.likelihood.cubature.rule import Rule, relabelled
 from dlm_eval.likelihood.estimator import EarlyStopping, Estimator, is_told_noise
 from dlm_eval.likelihood.exact import Exact, as_estimator
-from dlm_eval.likelihood.masks import in_one_forward, is_autoregressive
+from dlm_eval.likelihood.masks import in_one_forward
 from dlm_eval.likelihood.mc_error import echo
 from dlm_eval.likelihood.patterns import Floats, Ints, enumerable
 from dlm_eval.likelihood.uniform import UniformBound
@@ -41,6 +41,8 @@ class Auto(EarlyStopping, name="auto"):
             super().check_model(model)
 
     def for_process(self, model: Denoiser) -> Estimator:
+        from dlm_eval.models.denoiser import is_autoregressive
+
         if is_autoregressive(model):
             self._refuse_set(
                 ("precision", "target_stderr", "stop_at_error_rate"),

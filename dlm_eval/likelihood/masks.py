@@ -117,6 +117,8 @@ class LeftToRight(Planned, Guided, name="left_to_right"):
         return Plan.fixed(np.arange(n) >= np.arange(n)[:, None], np.eye(n))
 
     def for_process(self, model: Denoiser) -> Estimator:
+        from dlm_eval.models.denoiser import is_autoregressive
+
         return in_one_forward(self) if is_autoregressive(model) else self
 
 
@@ -140,13 +142,6 @@ class CausalChain(LeftToRight):
 def in_one_forward(estimator: Guided) -> CausalChain:
     """Returns the chain rule in one forward, with the guidance of `estimator`."""
     return CausalChain(cfg_scale=estimator.cfg_scale)
-
-
-def is_autoregressive(model: Denoiser) -> bool:
-    """Returns whether a prediction of `model` depends on the tokens before it alone."""
-    from dlm_eval.models.denoiser import logit_shift
-
-    return model.attention == "causal" and logit_shift(model) == 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Edit, Floats, Ints, Query, StepState
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.engine import ForwardRow, Output
-from dlm_eval.models.denoiser import Denoiser, logit_shift
+from dlm_eval.models.denoiser import Denoiser, is_autoregressive
 from dlm_eval.options import option
 
 
@@ -35,7 +35,7 @@ class Autoregressive(Unmasking):
 
     @classmethod
     def why_not(cls, model: Denoiser) -> str | None:
-        if model.attention == "causal" and logit_shift(model) == 1:
+        if is_autoregressive(model):
             return None
         return "it is not read autoregressively, as I-DLM is, and Nemotron with attention=causal"
 
