@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import test_models_blocks
+import test_samplers_dream_reasoner
 import torch
 from models_builders import MASK_ID
 from safetensors.torch import load_file, save_file
@@ -41,6 +42,15 @@ def golden(shared: Path) -> Any:
 @pytest.fixture(scope="module")
 def idlm(shared: Path) -> Any:
     return load_idlm(shared)
+
+
+def idlm_checkpoint(folder: Path) -> Path:
+    """A small I-DLM of random weights, with a tokenizer."""
+    test_samplers_dream_reasoner.checkpoint(folder)
+    path = folder / "config.json"
+    own = {"model_type": "sdar", "architectures": ["SDARForCausalLM"], "block_size": 1}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own | {"bos_token_id": 266}))
+    return folder
 
 
 def uneven(folder: Path) -> Path:
@@ -213,6 +223,12 @@ def test_options_that_do_not_go_together(nemotron: Any, tmp_path: Path) -> None:
 def test_linear_spec_needs_a_model_that_drafts(idlm: Any) -> None:
     with pytest.raises(UserError, match="it has no diffusion mode that drafts"):
         fill(idlm, [Canvas.completion([302], 4)], strategy="linear_spec")
+
+
+@pytest.mark.parametrize("preset", ["idlm", "idlm_strided", "nemotron_linear_spec"])
+def test_presets_fill_a_text(nemotron: Any, preset: str) -> None:
+    (found,) = fill(nemotron, [Canvas.completion([266], 60)], preset=preset, early_exit=False)
+    assert len(found.tokens) == 60 and -1 not in found.tokens and found.steps < 60
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 60])

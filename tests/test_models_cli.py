@@ -9,6 +9,7 @@ from typing import Any
 
 import models_builders as build
 import pytest
+import test_autoregressive
 import test_models_ar2diff
 import test_models_blocks
 import test_models_ddlm
@@ -56,6 +57,7 @@ BUILT: dict[str, Callable[[Path], Any]] = {
     "duo": test_models_uniform_state.checkpoint,
     "esolm": lambda folder: test_models_esolm.checkpoint(folder, model_length=64),
     "dreamreasoner": test_samplers_dream_reasoner.checkpoint,
+    "idlm": test_autoregressive.idlm_checkpoint,
     "fastdllm": test_models_blocks.fastdllm,
     "tiny": lambda folder: packaged_asset("tiny"),
 }

@@ -719,6 +719,15 @@ def exact_cache_block(model: Denoiser) -> int | None:
     )
 
 
+def is_autoregressive(model: Denoiser) -> bool:
+    """Returns whether a prediction of `model` depends on the tokens before it, and on nothing else.
+
+    That is a causal model that is read one position to the left, so that its first position has no
+    prediction.
+    """
+    return model.attention == "causal" and model.needs_bos
+
+
 def runs_whole_blocks(model: Denoiser) -> bool:
     """Returns whether all positions of a block have to run together."""
     return offers(model, WholeBlocks) and cast(WholeBlocks, model).runs_whole_blocks
