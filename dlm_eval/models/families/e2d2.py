@@ -328,13 +328,14 @@ def seen_by(
 
 # -- the checkpoint --------------------------------------------------------------------------------
 
+MOST_LAYERS = 10_000
 OURS = Kind(
     f"a class {SHARED} or {LAST_STATES}",
     lambda value: isinstance(value, str) and value.rpartition(".")[2] in (SHARED, LAST_STATES),
 )
 LAYERS = Kind(
-    "a whole number above 0, or -1 for all",
-    lambda value: COUNT.test(value) or (value == -1 and not isinstance(value, bool)),
+    f"a whole number of 1 to {MOST_LAYERS}, or -1 for all",
+    lambda value: type(value) is int and (value == -1 or 1 <= value <= MOST_LAYERS),
 )
 SIZES = (
     "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads",
@@ -350,16 +351,17 @@ KEYS = ConfigKeys(
         "block_size": COUNT,
         "length": COUNT,
         "backbone_config._target_": OURS,
-        "backbone_config.num_encoder_layers": LAYERS,
-        "backbone_config.num_decoder_layers": LAYERS,
     },
     read={
+        "backbone_config.num_encoder_layers": LAYERS,
+        "backbone_config.num_decoder_layers": LAYERS,
         "eval_block_size": COUNT,
         "tokenization_config.mask_token_id": INDEX,
         "backbone_config.pretrained_model_name_or_path": TEXT,
         **{f"backbone_config.{key}": FLAG for key in FLAGS},
         **{f"backbone_config.{key}": COUNT for key in SIZES},
     },
+    defaults={"backbone_config.num_encoder_layers": -1, "backbone_config.num_decoder_layers": -1},
     usual={
         "backbone_config.use_encoder_causal_mask": NO,
         "diffusion_type": (None, "absorbing"),
