@@ -73,6 +73,24 @@ RELEASED: dict[str, dict[str, Any]] = {
         "task_specific_params": {}, "use_cache": True, "vocab_size": 320,
     },
     "fastdllm": LLAMA | {"model_type": "Fast_dLLM_Qwen", "bd_size": 32},
+    "sdlm": LLAMA | {
+        "model_type": "qwen2", "block_size": 4, "causal_attn": False, "text_mask_token_id": 3, "text_mask_token": "<text_mask>",
+        "attn_implementation": "sdpa",
+    },
+    "e2d2": {
+        "T": 0, "architectures": ["E2D2"], "attn_backend": "sdpa", "auto_map": {}, "block_size": 4, "bos_token_id": 1, "diffusion_type": "absorbing",
+        "eos_token_id": 2, "eval_block_size": 4, "keep_clean_bos": False, "length": 32, "mask_token_id": 3, "model_type": "e2d2",
+        "noise_config": {"_target_": "src.noise_schedule.noise_schedules.LinearNoise"}, "pad_token_id": 2, "pad_vocab_size_multiple": 1,
+        "time_conditioned_backbone": None, "tokenizer_name": "Qwen/Qwen3-1.7B-Base", "train_on_context": False, "vocab_size": 320,
+        "tokenization_config": {"bos_token_id": 1, "eos_token_id": 2, "mask_token_id": 3, "pad_token_id": 2, "vocab_size": 320},
+        "backbone_config": {
+            "_target_": "src.backbone.encoder_decoder.LLMasEncoderDecoderShareKV", "attn_backend": "sdpa", "freeze_encoder": False,
+            "keep_top_decoder_layers": True, "keep_top_encoder_layers": False, "max_length": 32, "num_decoder_layers": 2,
+            "num_encoder_layers": -1, "pretrained_model_name_or_path": "Qwen/Qwen3-1.7B-Base", "reinit_decoder": False,
+            "reinit_encoder": False, "tie_encoder_decoder_weights": True, "use_encoder_causal_mask": False,
+            "use_gradient_checkpointing": False,
+        },
+    },
     "sdar": LLAMA | {
         "model_type": "sdar", "attention_bias": False, "block_size": 4, "debug": False, "ep_size": 1, "fuse_cross_entropy": True,
         "micro_forward": False, "skip_checkpoint": False, "use_deepep": False, "attn_implementation": "flex_attention",
@@ -219,7 +237,7 @@ OTHER_NETWORKS: list[tuple[str, str, Any]] = [
         ("moe_layer_freq", [0, 1]), ("rope_scaling", {"type": "longrope", "factor": 2.0}), ("moe_router_topk_scaling_factor", 2.0),
         ("n_group", 8), ("use_bias", True),
     ]),
-    *((name, key, value) for name in ("dream", "diffullama", "fastdllm", "sdar", "wedlm", "nemotron") for key, value in [
+    *((name, key, value) for name in ("dream", "diffullama", "fastdllm", "sdar", "wedlm", "nemotron", "sdlm") for key, value in [
         ("use_sliding_window", True), ("layer_types", ["full_attention", "sliding_attention"]), ("partial_rotary_factor", 0.5),
         ("use_mrope", True), ("embedding_multiplier", 12.0), ("residual_multiplier", 0.22), ("scale_emb", 12), ("scale_depth", 1.4),
         ("attention_multiplier", 0.01), ("final_logit_softcapping", 30.0), ("num_experts", 8) if name != "sdar" else ("n_group", 8),
@@ -231,6 +249,10 @@ OTHER_NETWORKS: list[tuple[str, str, Any]] = [
     *(("sdar", key, value) for key, value in [
         ("block_size", 1), ("block_size", 3), ("block_size", "4"), ("block_size", True), ("block_size", 4.0)]),
     *(("idlm", key, value) for key, value in [("block_size", 4), ("block_size", 0), ("block_size", None), ("num_experts", 8)]),
+    *(("sdlm", key, value) for key, value in [("block_size", 0), ("causal_attn", "no"), ("attention_bias", False), ("text_mask_token_id", -1)]),
+    *(("e2d2", key, value) for key, value in [
+        ("diffusion_type", "uniform"), ("time_conditioned_backbone", True), ("backbone_config.use_encoder_causal_mask", True),
+        ("backbone_config.num_encoder_layers", 10**9), ("backbone_config.hidden_size", 0), ("eval_block_size", 0)]),
     *(("nemotron", key, value) for key, value in [
         ("sliding_window", 64), ("dlm_paradigm", "autoregressive"), ("attention_bias", True), ("block_size", 0)]),
     *(("diffugpt", key, value) for key, value in [

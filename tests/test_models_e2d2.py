@@ -226,7 +226,7 @@ def test_sizes_come_from_a_backbone_that_is_named(shared: Path, tmp_path: Path) 
         ),
         (
             {"num_decoder_layers": 0},
-            "num_decoder_layers 0; it must be a whole number above 0, or -1",
+            "num_decoder_layers 0; it must be a whole number of 1 to 10000, or -1",
         ),
         ({"num_decoder_layers": 9}, "decoder has 9 layers, its backbone 3"),
         ({"use_encoder_causal_mask": True}, "use_encoder_causal_mask"),

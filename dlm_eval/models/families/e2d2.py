@@ -128,13 +128,13 @@ class E2D2(nn.Module):
         embedded = self.embed(tokens)
         turn = self.rotary(embedded, places)
         clean, known = embedded, []
-        for number, layer in enumerate(self.encoder):
+        for number, layer in enumerate(layers_of(self.encoder)):
             normed = layer.input_layernorm(clean)
             known.append(states.update(*keys_values(layer, normed, turn), number))
             clean = block(layer, clean, normed, known[-1], turn, seen.encoder)
         clean = self.encoder_norm(clean)
         noisy = embedded
-        for number, layer in enumerate(self._decoder):
+        for number, layer in enumerate(layers_of(self._decoder)):
             normed = layer.input_layernorm(noisy)
             if self.parts.reads is not None:
                 before = known[self.parts.reads[number]]
@@ -164,6 +164,11 @@ class E2D2(nn.Module):
     def base_model(self) -> E2D2:
         """The network without its head, which is applied to wanted positions only."""
         return self
+
+
+def layers_of(part: nn.ModuleList) -> list[Any]:
+    """Returns the layers of a part; torch does not say of what class they are."""
+    return list(part)
 
 
 def heads(states: Tensor, size: int) -> Tensor:
@@ -323,34 +328,40 @@ def seen_by(
 
 # -- the checkpoint --------------------------------------------------------------------------------
 
+MOST_LAYERS = 10_000
 OURS = Kind(
     f"a class {SHARED} or {LAST_STATES}",
     lambda value: isinstance(value, str) and value.rpartition(".")[2] in (SHARED, LAST_STATES),
 )
 LAYERS = Kind(
-    "a whole number above 0, or -1 for all",
-    lambda value: COUNT.test(value) or (value == -1 and not isinstance(value, bool)),
+    f"a whole number of 1 to {MOST_LAYERS}, or -1 for all",
+    lambda value: type(value) is int and (value == -1 or 1 <= value <= MOST_LAYERS),
 )
-SIZES = ("hidden_size", "intermediate_size", "vocab_size", "num_attention_heads")
-SIZES += ("num_key_value_heads", "head_dim", "num_hidden_layers")
-FLAGS = ("tie_encoder_decoder_weights", "keep_top_encoder_layers", "keep_top_decoder_layers")
-FLAGS += ("reinit_encoder", "reinit_decoder")
+SIZES = (
+    "hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "num_hidden_layers",
+)  # fmt: skip
+FLAGS = (
+    "tie_encoder_decoder_weights", "keep_top_encoder_layers", "keep_top_decoder_layers",
+    "reinit_encoder", "reinit_decoder",
+)  # fmt: skip
 KEYS = ConfigKeys(
     "E2D2",
     needed={
         "block_size": COUNT,
         "length": COUNT,
         "backbone_config._target_": OURS,
-        "backbone_config.num_encoder_layers": LAYERS,
-        "backbone_config.num_decoder_layers": LAYERS,
     },
     read={
+        "backbone_config.num_encoder_layers": LAYERS,
+        "backbone_config.num_decoder_layers": LAYERS,
         "eval_block_size": COUNT,
         "tokenization_config.mask_token_id": INDEX,
         "backbone_config.pretrained_model_name_or_path": TEXT,
         **{f"backbone_config.{key}": FLAG for key in FLAGS},
         **{f"backbone_config.{key}": COUNT for key in SIZES},
     },
+    defaults={"backbone_config.num_encoder_layers": -1, "backbone_config.num_decoder_layers": -1},
     usual={
         "backbone_config.use_encoder_causal_mask": NO,
         "diffusion_type": (None, "absorbing"),
