@@ -723,9 +723,9 @@ def is_autoregressive(model: Denoiser) -> bool:
     """Returns whether a prediction of `model` depends on the tokens before it, and on nothing else.
 
     That is a causal model that is read one position to the left, so that its first position has no
-    prediction.
+    prediction, and that shows no masks behind the text (as one that predicts the next tokens does).
     """
-    return model.attention == "causal" and model.needs_bos
+    return model.attention == "causal" and model.needs_bos and tokens_ahead(model) is None
 
 
 def runs_whole_blocks(model: Denoiser) -> bool:
@@ -736,11 +736,6 @@ def runs_whole_blocks(model: Denoiser) -> bool:
 def tokens_ahead(model: Denoiser) -> int | None:
     """Returns how many next tokens a model predicts at once; None of a model that fills any hole."""
     return cast(NextTokens, model).tokens_ahead if offers(model, NextTokens) else None
-
-
-def is_autoregressive(model: Denoiser) -> bool:
-    """Returns whether a prediction of `model` depends on the tokens before it alone."""
-    return model.attention == "causal" and logit_shift(model) == 1 and tokens_ahead(model) is None
 
 
 def reads_context(model: Denoiser) -> bool:
