@@ -15,9 +15,11 @@ import test_models_blocks
 import test_models_ddlm
 import test_models_diffusiongemma
 import test_models_diffusionllm
+import test_models_e2d2
 import test_models_esolm
 import test_models_uniform_state
 import test_samplers_dream_reasoner
+import test_samplers_sdlm
 
 from dlm_eval.cli import main
 from dlm_eval.models import known_families, packaged_asset
@@ -59,6 +61,8 @@ BUILT: dict[str, Callable[[Path], Any]] = {
     "dreamreasoner": test_samplers_dream_reasoner.checkpoint,
     "idlm": test_autoregressive.idlm_checkpoint,
     "fastdllm": test_models_blocks.fastdllm,
+    "sdlm": test_samplers_sdlm.checkpoint,
+    "e2d2": test_models_e2d2.checkpoint,
     "tiny": lambda folder: packaged_asset("tiny"),
 }
 NAMES = [*GOLDENS, *BUILT]

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import models_builders as build
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Qwen3Config
 
 from dlm_eval import Canvas, UserError, fill, load_model, score
 from dlm_eval.canvas import BLANK
@@ -40,6 +42,31 @@ def recorded(request: Any, shared: Path) -> tuple[Any, Any]:
     """The network and the recording."""
     folder = folder_of(shared, request.param)
     return load(shared, folder), json.loads((folder / "golden.json").read_text())
+
+
+def checkpoint(folder: Path) -> Path:
+    """A small E2D2 of random weights, with a decoder of its own."""
+    sizes = {
+        "vocab_size": build.VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "rope_theta": 1e4,
+    }  # fmt: skip
+    network = build.spread(E2D2(Qwen3Config(**sizes), Parts(2, 1, False, None)))
+    state = {}
+    for key, value in network.state_dict().items():
+        part, _, rest = key.partition(".")
+        place = {"embed": "encoder.model.embed_tokens.", "head": "decoder.lm_head."}.get(part)
+        layer = f"{part.removesuffix('_norm')}.model.{'norm' if '_' in part else 'layers'}."
+        state[f"backbone.{place or layer}{rest}"] = value
+    parts = {
+        "_target_": "src.backbone.encoder_decoder.LLMasEncoderDecoder", "num_encoder_layers": 2,
+        "num_decoder_layers": 1, "reinit_encoder": True, "reinit_decoder": True,
+    }  # fmt: skip
+    config = {
+        "model_type": "e2d2", "block_size": 4, "length": 64, "mask_token_id": build.MASK_ID,
+        "backbone_config": parts, "backbone_model_config": sizes | {"model_type": "qwen3"},
+    }  # fmt: skip
+    return build.write(folder, config, state)
 
 
 # -- the recorded code -----------------------------------------------------------------------------
