@@ -325,10 +325,12 @@ class PageRun:
                 self._block(block)
 
     def _beside(self, text: str) -> None:
-        """Copies the packaged task that a task of the page includes."""
+        """Copies the packaged task that a task of the page includes, and what that one includes."""
         if included := re.search(r"^include: (\S+\.yaml)", text, re.MULTILINE):
             (packaged,) = (ROOT / "task_configs").rglob(included[1])
-            shutil.copyfile(packaged, self.home / included[1])
+            for file in packaged.parent.iterdir():
+                if file.is_file() and not (self.home / file.name).exists():
+                    shutil.copyfile(file, self.home / file.name)
 
     def _block(self, block: Block) -> None:
         unused = block.name.endswith(".py") and not self._used(block.name)

@@ -32,6 +32,7 @@ from dlm_eval.harness.lm import by_order
 from dlm_eval.harness.model_kind import Loaded
 from dlm_eval.harness.open_model import open_model
 from dlm_eval.harness.repeats import drop_from_samples, repeat_answers
+from dlm_eval.harness.result_text import EvaluationResults
 from dlm_eval.harness.results import (
     attach_costs,
     count_errors,
@@ -121,7 +122,7 @@ def _evaluated(values: Mapping[str, Any]) -> dict[str, Any]:
         from dlm_eval.harness.dry_run import dry_run
 
         return dry_run(settings).plain()
-    return run(settings).results
+    return EvaluationResults(run(settings).results)
 
 
 # A function that is called with the model and the tasks after all answers and before the filters.

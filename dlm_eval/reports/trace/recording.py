@@ -8,6 +8,7 @@ Shape letters: L = positions of the canvas, n = open positions, K = positions wr
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -54,6 +55,16 @@ class Recording:
     def strategy(self) -> str:
         """Name of the strategy."""
         return str(self.settings.get("strategy", ""))
+
+    def _repr_html_(self) -> str:
+        """Returns the web page of the trace in a frame of its own, which notebooks show."""
+        from dlm_eval.reports.trace.page import page
+
+        # Scripts run, but without the origin of the notebook: they reach nothing of it.
+        return (
+            '<iframe sandbox="allow-scripts" style="width: 100%; height: 28em; border: 0" '
+            f'srcdoc="{html.escape(page(self))}"></iframe>'
+        )
 
     def replaced(self) -> list[tuple[int, ...]]:
         """Returns, for each step, the positions where it replaced one token by another."""
