@@ -1,4 +1,4 @@
-"""Writes the table of benchmark x source x protocol into docs/reproduce/suites.md from the suites' YAMLs.
+"""Writes the table of benchmark x source x protocol into docs/reproduce/suite-entries.md from the suites' YAMLs.
 
 python scripts/coverage_table.py
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dlm_eval.harness.suites import Entry, Suite, suites
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "reproduce" / "suites.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reproduce" / "suite-entries.md"
 BEGIN, END = "<!-- begin: scripts/coverage_table.py -->\n", "<!-- end -->"
 
 
@@ -18,7 +18,7 @@ def table() -> str:
     """Returns the tables of all suites as Markdown."""
     parts = []
     for suite in suites().values():
-        parts.append(f"### {suite.suite}\n\n{suite.about}. Source: {suite.source}.\n")
+        parts.append(f"## {suite.suite}\n\n{suite.about}. Source: {suite.source}.\n")
         parts.append(
             "| entry | task | settings | metric | protocol | figures | data |\n|---|---|---|---|---|---|---|"
         )

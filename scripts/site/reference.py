@@ -110,12 +110,13 @@ def cli() -> str:
     from dlm_eval.cli import EXAMPLES, EXIT_CODES, build_parser
 
     parser = build_parser()
-    examples = inspect.cleandoc(EXAMPLES.partition("examples:\n")[2])
+    examples = inspect.cleandoc(EXAMPLES.partition("examples:\n")[2]).splitlines()
+    examples = [[*re.split(r" {2,}", line), ""] for line in examples]
     parts = [
         "# Command line\n",
         "Without the name of a command, `dlm-eval` is `dlm-eval run`. Options that take settings are "
         "written `k=v,k=v`; commas inside brackets belong to a value.\n",
-        f"```text\n{examples}\n```\n",
+        table(("example", "what it does"), [[code(one[0]), cell(one[1])] for one in examples]),
         "## Exit codes\n",
         table(("code", "meaning"), [[code(n), cell(said)] for n, said in EXIT_CODES.items()]),
     ]
