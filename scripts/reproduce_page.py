@@ -71,7 +71,9 @@ def measured() -> dict[tuple[str, str, str], tuple[float, str]]:
     return found
 
 
-def measured_figure(entry: Entry, model: str, known: dict[tuple[str, str, str], tuple[float, str]]) -> str:
+def measured_figure(
+    entry: Entry, model: str, known: dict[tuple[str, str, str], tuple[float, str]]
+) -> str:
     """Returns the measured figure of one entry as printed, or the reason why there is none."""
     rows = checkpoints()
     known_as = rows[model].options.get("pretrained", model) if model in rows else model
