@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browser import Browser, find_browser
 
 ROOT = Path(__file__).resolve().parents[1]
 # Attributes by which a browser fetches what it needs to show a page; `a href` is a link.
@@ -110,6 +111,18 @@ def test_pages_fetch_nothing_from_elsewhere(site: Path, pages: dict[str, Html]) 
         assert not re.search(
             r"(url\(|@import)\s*[\"']?(https?:)?//", sheet.read_text(encoding="utf-8")
         )
+
+
+def test_search_finds_pages_from_disk(site: Path, tmp_path: Path) -> None:
+    browser = find_browser()
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    field = "document.querySelector('.md-search__input')"
+    with Browser(browser, tmp_path) as page:
+        page.open((site / "index.html").as_uri())
+        page.value(f"{field}.focus(); {field}.value = 'remasking'")
+        page.value(f"{field}.dispatchEvent(new KeyboardEvent('keyup', {{bubbles: true}}))")
+        page.wait_for("document.querySelector('.md-search-result__item')", seconds=60)
 
 
 def test_reference_pages_have_what_the_package_has(pages: dict[str, Html]) -> None:

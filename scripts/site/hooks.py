@@ -115,10 +115,16 @@ def _outside_code(markdown: str, change: Any) -> str:
 
     hidden = FENCE.sub(hide, markdown)
     # Inline code in the text of a link stays in it: only the target is looked at.
+    # A bar in code of a table is written \\| for GitHub; here the backslash would be seen.
+    hidden = re.sub(r"^\|.*$", lambda row: INLINE.sub(_bars, row[0]), hidden, flags=re.MULTILINE)
     hidden = change(INLINE.sub(hide, hidden))
     while "\x00" in hidden:
         hidden = re.sub(r"\x00(\d+)\x00", lambda match: kept[int(match[1])], hidden)
     return hidden
+
+
+def _bars(code: re.Match[str]) -> str:
+    return code[0].replace("\\|", "|")
 
 
 # -- nav -------------------------------------------------------------------------------------------
