@@ -75,6 +75,9 @@ ONLY_PARSED = (
     (r"--engine ray\b|--ray_address|\bSLURM", "cluster"),
     (r"--model (local-|openai-|anthropic-)", "api"),
     (r"dlm-eval view (?!.*-o\b)", "elsewhere: it serves until Ctrl-C (tests/test_view.py)"),
+    (r"--suite my_suite", "hub: the page's suite is validated by another of its commands"),
+    (r"validate llada_base", "minutes: tests/test_suites_tasks.py loads every entry"),
+    (r"steps=32,64,128,256,512,1024", "minutes: a sweep to 1024 steps"),
     (r"--suite (?!demo\b|my_|generative\b|d1\b)\w+", "minutes: tests/test_suites_tasks.py runs every entry"),
     (r"--model (diffusiongemma)\b", "hub: tests/test_models_diffusiongemma.py builds a small one"),
     (r"--fingerprint 3fa1", "elsewhere: it names the reader's model (tests/test_journal.py)"),
@@ -398,7 +401,7 @@ class PageRun:
             text = text.replace(f"${name} ", f"{value} ")
         if text.startswith("--"):
             text = f"dlm-eval --model llada --tasks gsm8k {text}"
-        inner = re.search(r"(?:^|\s|')(dlm-eval .*?)'?$", text, re.DOTALL)
+        inner = re.search(r"(?:^|(?<=\s))(')?(dlm-eval .*?)(?(1)')$", text, re.DOTALL)
         program = re.sub(r"^(\w+=\S+\s+)*", "", text).split()
         first = re.split(r"\W", text, maxsplit=1)[0]
         if text.startswith("python "):
@@ -420,10 +423,10 @@ class PageRun:
                 )
             raise NotRun(reason or known)
         else:
-            argv = shlex.split(self._substituted(inner[1]))[1:]
+            argv = shlex.split(self._substituted(inner[2]))[1:]
             if program[0] != "dlm-eval" and not reason:
                 reason = OTHER_PROGRAMS.get(program[0]) or OTHER_PROGRAMS.get(first) or ""
-            reason = reason or next((why for p, why in ONLY_PARSED if re.search(p, inner[1])), "")
+            reason = reason or next((why for p, why in ONLY_PARSED if re.search(p, inner[2])), "")
             if not reason and self.stage.quick and is_slow(argv):
                 reason = "minutes: pytest -m full runs it"
             if reason:
