@@ -5,6 +5,7 @@ import json
 import pytest
 from lm_eval.api.task import ConfigurableTask
 
+from dlm_eval import evaluate
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.infill import InfillSpec, InfillTask
 from dlm_eval.harness.requests import Hole, Length
@@ -142,3 +143,14 @@ def test_a_function_stands_by_name_in_the_results(tmp_path):
 
 def middle(doc):
     return doc["m"]
+
+
+def test_settings_of_a_task_are_those_of_all_its_lengths(tmp_path):
+    """16 steps do not fit holes of 5 to 10 tokens: the file says what was used, not that of the last hole."""
+    found = evaluate(
+        "tiny", ["demo_story_infill"], limit=4, decode={"steps": 16}, output_path=str(tmp_path)
+    )
+    task = found["dlm_eval"]["tasks"]["demo_story_infill"]
+    assert "-" in task["steps"]
+    assert task["decode"]["steps"] == task["steps"] == task["gen_length"]
+    assert task["decode"]["strategy"] == "confidence"

@@ -433,12 +433,27 @@ def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
                 task.setdefault(key, set()).add(record.details[key])
         if record.score is not None:
             task.setdefault("logprob_kind", set()).add(record.score.kind)
-        for key in ("decode", "replaced"):
-            if record.details.get(key) is not None:
-                task[key] = record.details[key]
+        if record.details.get("replaced") is not None:
+            task["replaced"] = record.details["replaced"]
+        # Requests of one length share the object.
+        if (decode := record.details.get("decode")) is not None:
+            task.setdefault("decode", {})[id(decode)] = decode
         if "finds_length" in record.details:
             task["finds_length"] = record.details["finds_length"] and task.get("finds_length", True)
+    for task in tasks.values():
+        if "decode" in task:
+            task["decode"] = _of_all(list(task["decode"].values()))
     return {name: {k: _one(v) for k, v in task.items()} for name, task in tasks.items()}
+
+
+def _of_all(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns decode settings; a range for a number that is not the same for holes of all lengths."""
+    found = dict(settings[0])
+    for key, value in found.items():
+        values = [one[key] for one in settings]
+        if any(one != value for one in values):
+            found[key] = _one(set(values))
+    return found
 
 
 def _one(value: Any) -> Any:
