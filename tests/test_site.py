@@ -120,8 +120,13 @@ def test_search_finds_pages_from_disk(site: Path, tmp_path: Path) -> None:
     field = "document.querySelector('.md-search__input')"
     with Browser(browser, tmp_path) as page:
         page.open((site / "index.html").as_uri())
+        page.click(".md-search__input")
         page.value(f"{field}.focus(); {field}.value = 'remasking'")
-        page.value(f"{field}.dispatchEvent(new KeyboardEvent('keyup', {{bubbles: true}}))")
+        for event in (
+            "new KeyboardEvent('keyup', {bubbles: true})",
+            "new Event('input', {bubbles: true})",
+        ):
+            page.value(f"{field}.dispatchEvent({event})")
         page.wait_for("document.querySelector('.md-search-result__item')", seconds=60)
 
 

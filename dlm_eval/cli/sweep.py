@@ -93,9 +93,13 @@ def add_parser(subparsers: Any) -> None:
         parser, *("--num_fewshot", "--batch_size", "--device", "--devices", "--seed", "--data_dir", "--include_path"),
         *("--metadata", "--confirm_run_unsafe_code", "--unsandboxed", "--sandbox", "--no_resume"),
     )  # fmt: skip
-    parser.add_argument("--apply_chat_template", nargs="?", const=True, default=False)
-    parser.add_argument("--system_instruction")
-    parser.add_argument("--verbosity", default="WARNING")
+    parser.add_argument(
+        "--apply_chat_template", nargs="?", const=True, default=False, help="as in `run`"
+    )
+    parser.add_argument("--system_instruction", help="text of the system message")
+    parser.add_argument(
+        "--verbosity", default="WARNING", help="DEBUG, INFO, WARNING (default), ERROR or CRITICAL"
+    )
     parser.set_defaults(main=main)
 
 
