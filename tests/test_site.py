@@ -127,7 +127,7 @@ def test_search_finds_pages_from_disk(site: Path, tmp_path: Path) -> None:
             "new Event('input', {bubbles: true})",
         ):
             page.value(f"{field}.dispatchEvent({event})")
-        page.wait_for("document.querySelector('.md-search-result__item')", seconds=60)
+        page.wait_for("document.querySelector('.md-search-result__item') !== null", seconds=60)
 
 
 def test_reference_pages_have_what_the_package_has(pages: dict[str, Html]) -> None:
