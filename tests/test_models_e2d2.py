@@ -323,3 +323,21 @@ def test_an_untied_decoder_reads_the_encoders_keys(tmp_path: Path, shared: Path)
     plain = tied.logits(row)
     tied.model = copy.eval()
     assert torch.allclose(tied.logits(row), plain, atol=1e-6)
+
+
+def test_wrong_numbers_of_layers_are_one_line(tmp_path: Path) -> None:
+    """More layers than the backbone's are possible if they begin anew, and the weights have them."""
+    folder = checkpoint(tmp_path / "small")
+    stated = json.loads((folder / "config.json").read_text())
+    for change, told in (
+        ({"num_encoder_layers": 3}, "does not fit its config: it lacks encoder.2"),
+        ({"num_decoder_layers": 3}, "does not fit its config: it lacks decoder.1"),
+        (
+            {"num_decoder_layers": 9, "tie_encoder_decoder_weights": True},
+            "its decoder is 9 layers of an encoder that has 2",
+        ),
+    ):
+        parts = stated["backbone_config"] | change
+        (folder / "config.json").write_text(json.dumps(stated | {"backbone_config": parts}))
+        with pytest.raises(UserError, match=told):
+            load_model("e2d2", pretrained=folder)

@@ -14,6 +14,7 @@ import models_builders as build
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import fill
@@ -21,7 +22,9 @@ from dlm_eval.decoding.samplers import esolm as sampler
 from dlm_eval.errors import UserError
 from dlm_eval.likelihood import score
 from dlm_eval.likelihood.esolm import binomial
+from dlm_eval.likelihood.estimator import parse_estimator
 from dlm_eval.likelihood.patterns import subsets
+from dlm_eval.likelihood.program import most_rows
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import WritingOrder, offers
 from dlm_eval.models.families.dit import DiT, DiTConfig
@@ -164,6 +167,15 @@ def test_the_numbers_of_tokens_per_step_have_the_authors_distribution(
     assert np.allclose(np.bincount(quantiles) / 10000, binomial(4, 0.3), atol=2e-4)
 
 
+@pytest.mark.parametrize(("n", "chance"), [(1, 0.4), (400, 0.9), (2000, 0.5), (5000, 0.2)])
+def test_numbers_of_tokens_of_long_texts(n: int, chance: float) -> None:
+    """(1 - chance)^n is below what float64 can hold."""
+    for uniform in (0.01, 0.5, 0.99):
+        assert sampler.drawn_binomial(n, chance, uniform) == binom.ppf(uniform, n, chance)
+    assert sampler.drawn_binomial(n, 0.0, 0.99) == 0
+    assert sampler.drawn_binomial(n, 1.0, 0.0) == n
+
+
 # -- the bound -------------------------------------------------------------------------------------
 
 
@@ -212,6 +224,10 @@ def test_the_bound_is_the_enumerated_one(models: Any, mode: str, alpha: float) -
     assert (found.estimator, found.kind) == ("esolm", "lower bound")
     assert found.stderr is not None and abs(found.logprob - truth) < 4 * found.stderr
     assert found.stderr < 0.1
+    for budget in (1, 2, 3):  # one forward for each phase at least
+        few = parse_estimator(f"auto,max_forwards={budget}")
+        (found,) = score(model, [canvas := Canvas.continuation(prompt, text)], few)
+        assert found.rows <= most_rows(model, canvas, few)
 
 
 def test_without_diffusion_it_is_the_chain_rule(models: Any) -> None:

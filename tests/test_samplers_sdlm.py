@@ -318,6 +318,7 @@ def test_a_config_of_another_network_is_one_line(tmp_path: Path) -> None:
         [
             ({"block_size": None}, "lacks block_size"),
             ({"block_size": 0}, "block_size 0"),
+            ({"block_size": 65}, "block_size 65; it must be at most 64"),
             ({"causal_attn": "no"}, "causal_attn 'no'; it must be true or false"),
             ({"text_mask_token_id": 7}, "text_mask_token_id 7, its tokenizer's mask is 268"),
             ({"use_sliding_window": True}, "use_sliding_window"),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_autoregressive
+import test_samplers_sdlm
 from harness_tasks import write_tasks
 from scipy.stats import binomtest
 
@@ -294,6 +296,29 @@ def test_what_the_model_cannot_do_is_refused_before_the_first_point(
     told = capsys.readouterr().err
     assert "cache 'dual' is not possible: toy" in told and "(task t_write, cache=dual)" in told
     assert "[1/" not in told and not (tmp_path / "sweep.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "decode", "baseline"),
+    [
+        ("sdlm", "strategy=self_speculative", "longest_prefix"),
+        ("idlm", "strategy=block_n", "left_to_right"),
+    ],
+)
+def test_the_baseline_of_a_model_that_reads_from_left_to_right(
+    tasks: Path, tmp_path: Path, family: str, decode: str, baseline: str
+) -> None:
+    """The one-token decoder, whose tokens its self-speculation writes in fewer steps."""
+    write = {"sdlm": test_samplers_sdlm.checkpoint, "idlm": test_autoregressive.idlm_checkpoint}
+    words = ["sweep", "--model", family, "--include_path", str(tasks), "--tasks", "t_write"]
+    words += ["--model_args", f"pretrained={write[family](tmp_path / 'model')},dtype=float32"]
+    words += ["--decode", decode, "--decode_fixed", "gen_length=5,early_exit=false"]
+    assert main([*words, "-o", str(tmp_path / "out"), "--verbosity", "ERROR"]) == 0
+    first, point = read(tmp_path / "out" / "sweep.csv")
+    told = json.loads(next((tmp_path / "out").rglob(first["results"])).read_text())["dlm_eval"]
+    assert (first["role"], told["tasks"]["t_write"]["strategy"]) == ("baseline", baseline)
+    assert float(first["forwards_per_sample"]) == 5
+    assert first["value"] == point["value"] and float(point["minus_baseline"]) == 0
 
 
 def test_tasks_that_write_nothing_are_left_out(tasks: Path, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def main(args: argparse.Namespace) -> int:
                 f"--model '{args.model}' is not a diffusion language model of dlm_eval; decode"
                 " settings mean nothing to it"
             )
-        combinations = plan.combinations(loaded.model.process)
+        combinations = plan.combinations(loaded.model)
         plan.refuse(loaded.model, combinations)
         sweep = Sweep(loaded.name, y_max=args.y_max)
         samples: list[frontier.Point] = []
@@ -252,20 +252,32 @@ class Plan:
                     title = "baseline" if baseline else words
                     raise UserError(f"{error} (task {name}, {title})") from error
 
-    def combinations(self, process: str) -> list[tuple[dict[str, Any], bool]]:
+    def combinations(self, model: Denoiser) -> list[tuple[dict[str, Any], bool]]:
         """Returns (decode settings, whether they are the baseline) of each run, baseline first."""
         first: list[tuple[dict[str, Any], bool]] = []
-        if self.baseline and process == "absorbing":
-            first = [(baseline_settings(self.fixed), True)]
+        if self.baseline and model.process == "absorbing":
+            first = [({**baseline_settings(self.fixed), **one_token(model)}, True)]
         elif self.baseline:
             log.warning(
-                "no baseline: a model of process '%s' has no one-token-per-step decoder", process
+                "no baseline: a model of process '%s' has no one-token-per-step decoder",
+                model.process,
             )
         return [*first, *((point, False) for point in self.grid)]
 
 
+def one_token(model: Denoiser) -> dict[str, Any]:
+    """Returns the strategy that writes one token per step: the most probable one first, and from left
+    to right if `model` reads a text in this order only.
+    """
+    from dlm_eval.models.denoiser import is_autoregressive, tokens_ahead
+
+    if tokens_ahead(model) is not None:
+        return {"strategy": "longest_prefix", "only_first_token_keep": True}
+    return {"strategy": "left_to_right" if is_autoregressive(model) else "confidence"}
+
+
 def baseline_settings(fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the baseline's settings: one token per step, the most probable one first.
+    """Returns the baseline's settings for most models: one token per step, the most probable one first.
 
     Args:
         fixed: settings of every point, which those of the baseline replace.

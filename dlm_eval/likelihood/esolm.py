@@ -52,10 +52,10 @@ class TwoPhases(Budgeted, name="esolm"):
     """
 
     kind = "lower bound"
-    cost = "max_forwards"
+    cost = "max_forwards, at least 2"
 
     def budget(self, n: int) -> int:
-        return self.max_forwards
+        return max(2, self.max_forwards)
 
     def check_model(self, model: Denoiser) -> None:
         if not writes_in_order(model):

@@ -8,6 +8,7 @@ Shape letters: n = open positions, L = positions of the canvas.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -147,10 +148,10 @@ def tokens_per_step(n: int, alpha_0: float, steps: int, noise: Noise) -> tuple[i
 
 def drawn_binomial(n: int, chance: float, uniform: float) -> int:
     """Returns the number of successes of `n` draws at the quantile `uniform` in [0, 1)."""
-    if chance >= 1:
-        return n
-    mass, total, count = (1 - chance) ** n, 0.0, 0
-    while count < n and (total := total + mass) <= uniform:
-        mass *= (n - count) / (count + 1) * chance / (1 - chance)
-        count += 1
-    return count
+    if chance <= 0 or chance >= 1:
+        return n if chance >= 1 else 0
+    counts = np.arange(n)
+    # in logarithms: (1 - chance)^n is 0 in float64 for long texts
+    ratios = np.log((n - counts) / (counts + 1)) + math.log(chance) - math.log1p(-chance)
+    log_mass = n * math.log1p(-chance) + np.append(0.0, np.cumsum(ratios))
+    return min(n, int(np.searchsorted(np.exp(log_mass).cumsum(), uniform, side="right")))

@@ -426,6 +426,8 @@ def parts_of(opened: OpenedCheckpoint, total: int) -> Parts:
     tied, shares = bool(values.get("tie_encoder_decoder_weights")), values["_target_"]
     encoder = layers("encoder")
     count = values["num_decoder_layers"]
+    if tied and count > len(encoder):
+        raise opened.error(f": its decoder is {count} layers of an encoder that has {len(encoder)}")
     decoder = encoder[-count:] if tied and count != -1 else encoder if tied else layers("decoder")
     reads = None
     if shares.rpartition(".")[2] == SHARED:
@@ -441,6 +443,9 @@ def network(opened: OpenedCheckpoint) -> OwnModule:
     """Returns the encoder and the decoder."""
     sizes = _sizes(opened)
     parts = parts_of(opened, sizes["num_hidden_layers"])
+    # layers that begin anew may be more than the backbone's
+    layers = max(sizes["num_hidden_layers"], parts.encoder_layers, parts.decoder_layers)
+    sizes["num_hidden_layers"] = layers
     sizes["max_position_embeddings"] = max(
         sizes["max_position_embeddings"], opened.values["length"]
     )

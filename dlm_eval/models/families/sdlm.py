@@ -133,8 +133,11 @@ def _finish(denoiser: Any, opened: OpenedCheckpoint) -> None:
             f": config.json has text_mask_token_id {mask}, its tokenizer's mask is "
             f"{denoiser.mask_id}; choose one with mask_id="
         )
+    ahead, most = opened.values["block_size"], denoiser.max_length
+    if ahead > most:
+        raise opened.error(f": config.json has block_size {ahead}; it must be at most {most}")
     denoiser.attention = "causal"
-    denoiser.tokens_ahead = opened.values["block_size"]
+    denoiser.tokens_ahead = ahead
     stated = bool(opened.values.get("causal_attn"))
     denoiser.causal_window = stated if asked is None else asked
 
