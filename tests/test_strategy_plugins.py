@@ -16,7 +16,7 @@ import torch
 from harness_tasks import write_tasks
 from plugin_files import example, left_as_it_was
 
-from dlm_eval import Canvas, UserError, fill, load_model
+from dlm_eval import Canvas, SampleError, UserError, fill, load_model
 from dlm_eval.cli import main
 from dlm_eval.decoding import (
     STRATEGIES,
@@ -387,3 +387,43 @@ def test_trace_steps_name_positions_only_if_they_moved() -> None:
     steps: list[TraceStep] = []
     fill(crooked(), [Canvas.completion([1], 3)], trace=lambda _, step: steps.append(step))
     assert [step.positions for step in steps] == [(), (), ()]
+
+
+BROKEN = '''
+from dataclasses import dataclass
+
+from dlm_eval.decoding import Query, Unmasking, highest
+
+
+@dataclass(frozen=True)
+class Two:
+    draw: object
+
+    def __call__(self, logits, payload):
+        token, score = self.draw(logits, payload)
+        return token, score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Unmasking, name="broken_op"):
+    """unpacks two of the three numbers"""
+
+    reads = "probability"
+
+    def query(self, view, op, model):
+        return Query(Two(op))
+
+    def commit(self, view):
+        return highest(view.score, 1)
+'''
+
+
+def test_a_fault_of_a_users_file_names_its_line(tmp_path: Path, tiny: Any) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(BROKEN)
+    with left_as_it_was(STRATEGIES), pytest.raises(SampleError) as error:
+        fill(tiny, [Canvas.completion([1], 2)], f"{path}:Broken")
+    line = BROKEN.splitlines().index("        token, score = self.draw(logits, payload)") + 1
+    assert str(error.value).endswith(
+        f"ValueError: too many values to unpack (expected 2) (in broken.py, line {line})"
+    )

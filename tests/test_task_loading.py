@@ -281,3 +281,12 @@ def test_a_task_without_documents_is_told(tmp_path):
     (tmp_path / "keep.py").write_text("def none(documents):\n    return documents.select([])\n")
     (tmp_path / "quiz.yaml").write_text(local + "process_docs: !function keep.none\n")
     assert "task 'quiz' has no documents" in told(["quiz"], include_path=tmp_path)
+
+
+def test_a_metric_of_its_own_needs_an_aggregation(tmp_path):
+    (tmp_path / "own.py").write_text("def own(doc, results):\n    return {'own_f1': 1.0}\n")
+    text = QUIZ.replace("exact_match, aggregation: mean", "own_f1, agregation: mean")
+    path = written(tmp_path, text + "process_results: !function own.own\n")
+    assert "metric 'own_f1' of metric_list needs an aggregation ('agregation' is there)" in told(
+        [str(path)]
+    )

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from itertools import accumulate, count, pairwise
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -255,8 +257,8 @@ class Engine:
         start = time.perf_counter()
         found = self._attempt(batch, [(s, row) for s, (_, _, row) in requests])
         seconds = time.perf_counter() - start
-        if isinstance(found, Exception):
-            self._adapt(found, batch)
+        if isinstance(found, _Failure):
+            self._adapt(found.error, batch)
             if len(batch) > 1:
                 half = len(batch) // 2
                 return self._serve(batch[:half]) + self._serve(batch[half:])
@@ -275,7 +277,7 @@ class Engine:
 
     def _attempt(
         self, batch: Sequence[Waiting], requests: Sequence[tuple[int, ForwardRow]]
-    ) -> list[Output | SampleError] | Exception:
+    ) -> list[Output | SampleError] | _Failure:
         """Returns the outputs of a forward pass, or the exception that it raised.
 
         Raises:
@@ -290,7 +292,10 @@ class Engine:
         except Exception as error:
             if device_lost(error):
                 raise RunError(f"the device is lost: {error}") from error
-            return error.with_traceback(None)  # its frames hold the batch's tensors
+            place = _place(error)
+            return _Failure(
+                error.with_traceback(None), place
+            )  # its frames hold the batch's tensors
         self._failed_alone = -1  # the model works
         self.cost += Cost(forwards=1, rows=shape[0], padded_tokens=shape.numel())
         if self.on_forward is not None:
@@ -334,20 +339,45 @@ class Engine:
                 self.batch_tokens,
             )
 
-    def _blame(self, error: Exception, one: Waiting) -> SampleError:
+    def _blame(self, failure: _Failure, one: Waiting) -> SampleError:
         """Returns the error of a row that failed alone.
 
         Raises:
             RunError: many rows have failed and none has succeeded, so the model itself fails.
         """
+        error = failure.error
         if out_of_memory(error):
             return OutOfMemory(
                 f"out of memory: {counted(len(one.row.tokens), 'position', 'do')} not fit the "
                 "device even alone"
             )
-        reason = f"the model failed: {type(error).__name__}: {error}"
+        reason = f"the model failed: {type(error).__name__}: {error}{failure.place}"
         if self._failed_alone >= 0:
             self._failed_alone += 1
             if self._failed_alone >= HOPELESS:
                 raise RunError(f"{reason} (on every one of {HOPELESS} rows)")
         return SampleError(reason)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a forward pass raised.
+
+    Attributes:
+        place: " (in FILE, line N)" of the code that raised it, for instance a strategy's, if it is
+            not an installed package.
+    """
+
+    error: Exception
+    place: str
+
+
+def _place(error: Exception) -> str:
+    """Returns where in a user's own file an exception was raised, else nothing."""
+    packages = Path(__file__).parents[1]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if "site-packages" in file.parts or packages in file.parents or not file.is_file():
+            continue
+        return f" (in {file.name}, line {frame.lineno})"
+    return ""

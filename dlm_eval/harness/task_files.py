@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def _check_values(path: Path | str, config: dict[str, Any]) -> None:
 
 def _check_metrics(path: Path | str, config: dict[str, Any]) -> None:
     import lm_eval.api.metrics  # noqa: F401  (fills the registries)
-    from lm_eval.api.registry import aggregation_registry, metric_registry
+    from lm_eval.api.registry import aggregation_registry, metric_agg_registry, metric_registry
 
     own_scorer = config.get("process_results") is not None
     for entry in _entries(path, config, "metric_list"):
@@ -186,6 +187,18 @@ def _check_metrics(path: Path | str, config: dict[str, Any]) -> None:
         if _is_name(aggregation) and aggregation not in aggregation_registry:
             raise unknown_name_error(
                 f"{path}: aggregation", aggregation, aggregation_registry.keys()
+            )
+        if (
+            aggregation is None
+            and _is_name(metric)
+            and own_scorer
+            and metric not in metric_agg_registry
+        ):
+            near = get_close_matches("aggregation", map(str, entry), 1, 0.8)
+            hint = f" ('{near[0]}' is there)" if near else ""
+            raise UserError(
+                f"{path}: metric '{shown(metric)}' of metric_list needs an aggregation{hint}, for "
+                "instance mean"
             )
         if own_scorer or not _is_name(metric) or metric in metric_registry:
             continue
