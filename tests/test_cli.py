@@ -596,3 +596,18 @@ def test_lists_are_as_wide_as_the_terminal() -> None:
     rows = [["a", "word " * 30], ["b", "short"]]
     assert max(map(len, table(rows, ("name", "about"), width=60).splitlines())) <= 60
     assert "word " * 29 + "word" in table(rows, ("name", "about"))
+
+
+def test_validate_tells_of_a_prompt_that_is_no_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "docs.jsonl").write_text('{"story": "a", "end": "b"}\n')
+    (tmp_path / "odd.yaml").write_text(
+        "task: odd\ndataset_path: json\ndataset_kwargs: {data_files: {test: docs.jsonl}}\n"
+        "test_split: test\noutput_type: loglikelihood\ndoc_to_text: stroy\ndoc_to_target: end\n"
+        "metric_list: [{metric: acc}]\nmetadata: {version: 1}\n"
+    )
+    assert main(["validate", "odd", "--include_path", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    note = "doc_to_text 'stroy' is no column of the data (did you mean 'story'?)"
+    assert note in shown.out + shown.err

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.cli.options import add_options
@@ -227,4 +228,17 @@ def _notes(task: Any, left: Examples | None) -> list[str]:
             f"{counted(len(faults), 'document')} cannot be scored and will be stored as errors;"
             f" document {number}: {reason}"
         )
-    return found
+    return found + _same_prompt(task)
+
+
+def _same_prompt(task: Any) -> list[str]:
+    """Returns a note if `doc_to_text` is a word that is no column: it is then the prompt itself."""
+    word = task.config.doc_to_text
+    if not isinstance(word, str) or not word.isidentifier() or not len(task.eval_docs):
+        return []
+    columns = list(task.eval_docs[0])
+    if word in columns:
+        return []
+    near = get_close_matches(word, columns, 1)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    return [f"doc_to_text '{word}' is no column of the data{hint}; every prompt is this word"]
