@@ -38,8 +38,10 @@ The data sets come from the Hugging Face Hub, or from a folder (`--data_dir`).
 
 ## All suites
 
-| suite | what | command | largest model | memory, computed | entries | with a figure | measured here |
-|---|---|---|---|---|---|---|---|
+`dlm-eval --suite NAME` runs one.
+
+| suite | what | largest model | memory, computed | entries | with a figure | measured here |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -92,8 +94,7 @@ def overview(suite: Suite, known: dict[tuple[str, str, str], tuple[float, str]])
     figures = [(entry, name) for entry in suite.entries for name in entry.published]
     done = [one for one in figures if measured_figure(*one, known)[0].isdigit()]
     cells = (
-        f"[`{suite.suite}`](suites.md)", suite.about, f"`dlm-eval --suite {suite.suite}`",
-        f"`{model}`", gigabytes(largest or None), str(len(suite.entries)), str(len(figures)),
+        f"[`{suite.suite}`](suites.md)", suite.about, f"`{model}`", gigabytes(largest or None), str(len(suite.entries)), str(len(figures)),
         f"{len(done)} of {len(figures)}" if figures else "-",
     )  # fmt: skip
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -110,7 +111,7 @@ def figures(suite: Suite, known: dict[tuple[str, str, str], tuple[float, str]]) 
     if not rows:
         return ""
     memory = ", ".join(f"`{model}` {gigabytes(size_of(model))}" for model in suite.models)
-    command = f"    dlm-eval --suite {suite.suite} --confirm_run_unsafe_code\n"
+    command = f"```bash\ndlm-eval --suite {suite.suite} --confirm_run_unsafe_code\n```\n"
     return (
         f"### {suite.suite}\n\n{suite.about}. Source: {suite.source}.\n\n{command}\n"
         f"Memory, computed: {memory}.\n\n"
