@@ -320,7 +320,9 @@ class PageRun:
         shutil.copytree(self.stage.scene, self.home, symlinks=True)
         for block in found:
             if block.kind == "file":
-                (self.home / block.name).write_text(block.text + "\n")
+                path = self.home / block.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(block.text + "\n")
                 self._beside(block.text)
         with contextlib.chdir(self.home) if sys.version_info >= (3, 11) else _chdir(self.home):
             self.names.update(_given())
