@@ -56,20 +56,20 @@ def report(pytestconfig: pytest.Config) -> Iterator[Report]:
         print("\n" + "\n".join([*table, *made.lines()]))
 
 
-def passes(entries: list[Entry]) -> None:
-    faults = [entry for entry in entries if entry.fault]
-    assert not faults, "\n\n".join(f"{e.place}: {e.text}\n{e.fault}" for e in faults)
+def faults(entries: list[Entry]) -> str:
+    """What failed, as text; "" if nothing did."""
+    return "\n\n".join(f"{e.place}: {e.text}\n{e.fault}" for e in entries if e.fault)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_what_a_page_prints_runs(page: Path, stage: Stage, report: Report) -> None:
-    passes(stage.page(page, report))
+    assert not faults(stage.page(page, report))
 
 
 @pytest.mark.parametrize("page", FIRST, ids=name)
 def test_what_a_newcomer_types_runs(page: Path, quick_stage: Stage, report: Report) -> None:
-    passes(quick_stage.page(page, report))
+    assert not faults(quick_stage.page(page, report))
 
 
 # -- the reader ------------------------------------------------------------------------------------

@@ -128,6 +128,8 @@ def test_search_finds_pages_from_disk(site: Path, tmp_path: Path) -> None:
         ):
             page.value(f"{field}.dispatchEvent({event})")
         page.wait_for("document.querySelector('.md-search-result__item') !== null", seconds=60)
+        found = page.value("document.querySelector('.md-search-result__list').textContent")
+    assert "remask" in found.lower()
 
 
 def test_reference_pages_have_what_the_package_has(pages: dict[str, Html]) -> None:

@@ -73,6 +73,7 @@ class Strategy:
             tokens a step writes.
         takes_schedule: whether `schedule` can be set.
         takes_steps: whether `steps` can be set.
+        takes_guidance: whether `guidance` can be set.
         resizes: whether it inserts or deletes positions; 'within_blocks' if each block keeps its
             length.
         writes_ahead: whether a step may write positions of later blocks.
@@ -97,6 +98,7 @@ class Strategy:
     default_schedule: ClassVar[str | None] = None
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = True
+    takes_guidance: ClassVar[bool] = True
     resizes: ClassVar[bool | Literal["within_blocks"]] = False
     writes_ahead: ClassVar[bool] = False
     blocks_count_given: ClassVar[bool] = False
@@ -160,6 +162,11 @@ class Strategy:
             raise UserError(
                 f"decode steps is not used by strategy '{self.name}', which writes one token per "
                 "step; leave it out"
+            )
+        if not self.takes_guidance and settings.guidance:
+            raise UserError(
+                f"decode guidance '{settings.guidance}' is not used by strategy '{self.name}'; leave "
+                "it out"
             )
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:

@@ -108,6 +108,7 @@ class D2F(Unmasking, name="d2f"):
     )
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False
+    takes_guidance: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = True
     owns_blocks: ClassVar[bool] = True
     takes_block_length: ClassVar[bool] = False
@@ -129,14 +130,6 @@ class D2F(Unmasking, name="d2f"):
     @property
     def tokens_are_final(self) -> bool:
         return True
-
-    def refuse(self, settings: DecodeSettings) -> None:
-        super().refuse(settings)
-        if settings.guidance:
-            raise UserError(
-                f"decode guidance '{settings.guidance}' is not used by strategy '{self.name}'; leave "
-                "it out"
-            )
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)

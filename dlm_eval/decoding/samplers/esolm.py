@@ -20,13 +20,12 @@ from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Edit, Ints, Query, StepState
 from dlm_eval.decoding.unmasking import Ends, Unmasking
 from dlm_eval.engine import ForwardRow, Layout, Output
-from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser, WritingOrder, offers
 from dlm_eval.options import option
 from dlm_eval.rng import Noise
 
 if TYPE_CHECKING:
-    from dlm_eval.decoding.settings import DecodeSettings
+    pass
 
 NOISE_LEFT = 1e-3  # of the authors' log-linear schedule, at t = 1 and below
 STEPS = 1000  # the authors' sampling.steps
@@ -69,6 +68,7 @@ class EsoLM(Unmasking, name="esolm"):
     )
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False
+    takes_guidance: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = True
     takes_block_length: ClassVar[bool] = False
     owns_blocks: ClassVar[bool] = True
@@ -83,14 +83,6 @@ class EsoLM(Unmasking, name="esolm"):
         if cast(WritingOrder, model).sees_masks_behind:
             return "its masks see those behind them (the authors sample from variant B)"
         return None
-
-    def refuse(self, settings: DecodeSettings) -> None:
-        super().refuse(settings)
-        if settings.guidance:
-            raise UserError(
-                f"decode guidance '{settings.guidance}' is not used by strategy '{self.name}'; leave "
-                "it out"
-            )
 
     @property
     def is_random(self) -> bool:

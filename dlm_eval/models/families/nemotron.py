@@ -1,4 +1,4 @@
-"""Nemotron-Labs-Diffusion (Fu et al. 2026, arXiv 2607.05722): Ministral 3, other names, two readings.
+"""Nemotron-Labs-Diffusion (Fu et al. 2026, arXiv 2607.05722): Ministral 3, other names, two modes.
 
 The same weights are read block-causally, each token in its own place (`attention=block`), or
 autoregressively (`attention=causal`). The second reading also drafts: behind a text that is read
