@@ -91,8 +91,9 @@ class FamilySpec:
         shift: whether the distribution of token i is read at position i-1.
         causal_blocks: returns the block length of a block-causal checkpoint, None for full
             attention.
-        autoregressive: returns whether a checkpoint is read as an autoregressive one: each position
-            sees those before it alone, and the distribution of token i is read at position i-1.
+        autoregressive: returns whether a checkpoint reads a text as an autoregressive one does: each
+            position sees those before it alone, and the distribution of token i is read at position
+            i-1. What masks behind the text see is up to the denoiser.
         process: corruption that it was trained to undo.
         bos_only_if_empty: whether BOS is put only before an empty prompt (trained without BOS).
         eos_tokens: texts of tokens that end a text, in order; those that the tokenizer lacks are

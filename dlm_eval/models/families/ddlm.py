@@ -37,6 +37,7 @@ from dlm_eval.models.families.dit import (
     rotation,
 )
 from dlm_eval.models.family import FamilySpec, OpenedCheckpoint
+from dlm_eval.models.network import Network
 from dlm_eval.models.transformer import TransformersDenoiser, real_positions, wanted_places
 from dlm_eval.models.weights import OwnModule
 from dlm_eval.settings import from_mapping
@@ -85,8 +86,10 @@ class CDCDConfig:
         return levels
 
 
-class CDCD(nn.Module):
+class CDCD(Network):
     """The network up to its head: embeddings in, states [B, L, H] out."""
+
+    embedding_name, head_name = "embedding", "head"
 
     def __init__(self, config: CDCDConfig) -> None:
         super().__init__()
@@ -142,19 +145,6 @@ class CDCD(nn.Module):
             states = block(states, noise, around)
         normed: Tensor = self.norm(states)
         return normed
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Returns the token embedding (transformers' name for it)."""
-        return self.embedding
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Returns the head (transformers' name for it)."""
-        return self.head
-
-    @property
-    def base_model(self) -> CDCD:
-        """The network without its head, which is applied to wanted positions only."""
-        return self
 
 
 @dataclass(frozen=True)

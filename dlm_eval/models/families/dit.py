@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlm_eval.models.kv_cache import BatchKV, LayerCache, cached_mask, visible_positions
+from dlm_eval.models.network import Network
 from dlm_eval.models.transformer import TransformersDenoiser, block_mask, token_positions
 
 FREQUENCIES = 256  # sinusoids of the noise level
@@ -121,8 +122,10 @@ class OutputLayer(nn.Module):
         return _modulate(self.norm_final(x), shift, scale)
 
 
-class DiT(nn.Module):
+class DiT(Network):
     """The network up to its head: tokens [B, L] and noise level [B] to states [B, L, H]."""
+
+    embedding_name, head_name = "vocab_embed", "output_layer.linear"
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -150,19 +153,6 @@ class DiT(nn.Module):
             x = block(x, noise, context)
         out: Tensor = self.output_layer(x, noise)
         return out
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Returns the token embedding (transformers' name for it)."""
-        return self.vocab_embed
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Returns the head (transformers' name for it)."""
-        return self.output_layer.linear
-
-    @property
-    def base_model(self) -> DiT:
-        """The network without its head, which is applied to wanted positions only."""
-        return self
 
 
 class DiTDenoiser(TransformersDenoiser):

@@ -41,6 +41,7 @@ from dlm_eval.models.family import (
 )
 from dlm_eval.models.kv_cache import BatchKV, LayerCache, additive_mask, visible_positions
 from dlm_eval.models.loading import config_of
+from dlm_eval.models.network import Network
 from dlm_eval.models.transformer import TransformersDenoiser, token_positions, wanted_places
 from dlm_eval.models.weights import OwnModule
 
@@ -96,8 +97,10 @@ class Seen:
     decoder: Tensor
 
 
-class E2D2(nn.Module):
+class E2D2(Network):
     """The network up to its head: tokens [B, L] to the decoder's states [B, L, H]."""
+
+    embedding_name, head_name = "embed", "head"
 
     def __init__(self, config: Qwen3Config, parts: Parts) -> None:
         super().__init__()
@@ -151,19 +154,6 @@ class E2D2(nn.Module):
     def _decoder(self) -> nn.ModuleList:
         tied = self.parts.tied
         return self.encoder[-self.parts.decoder_layers :] if tied else self.decoder
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Returns the token embedding (transformers' name for it)."""
-        return self.embed
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Returns the head (transformers' name for it)."""
-        return self.head
-
-    @property
-    def base_model(self) -> E2D2:
-        """The network without its head, which is applied to wanted positions only."""
-        return self
 
 
 def layers_of(part: nn.ModuleList) -> list[Any]:

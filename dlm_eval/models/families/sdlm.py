@@ -51,11 +51,6 @@ class NextTokensDenoiser(TransformersDenoiser):
     tokens_ahead = 4
     causal_window = False
 
-    @property
-    def exact_cache_block(self) -> int:
-        """1, as of every causal network; the token before a mask is not final (`tokens_ahead`)."""
-        return 1
-
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """Returns the last hidden states [B, L, H]."""
         return self.hidden_cached(tokens, valid, None, None)
@@ -136,7 +131,6 @@ def _finish(denoiser: Any, opened: OpenedCheckpoint) -> None:
     ahead, most = opened.values["block_size"], denoiser.max_length
     if ahead > most:
         raise opened.error(f": config.json has block_size {ahead}; it must be at most {most}")
-    denoiser.attention = "causal"
     denoiser.tokens_ahead = ahead
     stated = bool(opened.values.get("causal_attn"))
     denoiser.causal_window = stated if asked is None else asked
@@ -147,7 +141,7 @@ FAMILY = FamilySpec(
     KEYS,
     network,
     SdlmSettings,
-    shift=True,
+    autoregressive=lambda _: True,
     bos_only_if_empty=True,
     eos_tokens=("<|im_end|>", "<|endoftext|>"),
     mask_token="<text_mask>",
