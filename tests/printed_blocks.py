@@ -7,6 +7,7 @@ comment directly above a block says what the block itself cannot:
     <!-- output -->              what the last command or Python block above it prints
     <!-- file: NAME -->          the text of a file, which the commands of the page name
     <!-- text -->                nothing to type (a format, a formula)
+    <!-- files of: PAGE -->      (anywhere) the files of another page are there too
 
 Without a comment: ```python blocks are Python, unless their first line is `# NAME.py`, which makes
 them a file; ```bash and ```console blocks are commands. A line `$ COMMAND` is followed by its output.

@@ -86,20 +86,25 @@ def renewed(shown: str, printed: str) -> str:
     """Returns a shown output with its lines as they are printed now.
 
     Without `...` the whole output is taken. Else a line that is still printed stays, and one that is
-    not is replaced by the first later line that begins with the same word; lines that hold `...`
-    stay, as nobody knows what they leave out.
+    not is replaced by the first line below the last one found that begins with the same word; lines that
+    hold `...` stay, as nobody knows what they leave out.
     """
     lines = printed.strip("\n").splitlines()
     if "..." not in shown:
         return "\n".join(line.rstrip() for line in lines)
-    found = []
+    found, at = [], 0  # lines before `at` are used
     for line in shown.splitlines():
-        if not line.strip() or "..." in line or not missing(line, printed):
-            found.append(line)
-            continue
-        words = line.split()
-        same = [other for other in lines if other.split()[:1] == words[:1]]
-        found.append(same[0].rstrip() if same else line)
+        below = lines[at:]
+        if line.strip() and "..." not in line:
+            same = next((k for k, other in enumerate(below) if not missing(line, other)), None)
+            if same is None:  # not printed any more
+                words = line.split()[:1]
+                same = next(
+                    (k for k, other in enumerate(below) if other.split()[:1] == words), None
+                )
+                line = line if same is None else below[same].rstrip()
+            at += 0 if same is None else same + 1
+        found.append(line)
     return "\n".join(found)
 
 

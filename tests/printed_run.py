@@ -78,7 +78,7 @@ ONLY_PARSED = (
     (r"--suite my_suite", "hub: the page's suite is validated by another of its commands"),
     (r"validate llada_base", "minutes: tests/test_suites_tasks.py loads every entry"),
     (r"steps=32,64,128,256,512,1024", "minutes: a sweep to 1024 steps"),
-    (r"--suite (?!demo\b|my_|generative\b|d1\b)\w+", "minutes: tests/test_suites_tasks.py runs every entry"),
+    (r"--suite (?!demo\b|my_|card\b|generative\b|d1\b.* --model)\w+", "minutes: tests/test_suites_tasks.py runs every entry"),
     (r"--model (diffusiongemma)\b", "hub: tests/test_models_diffusiongemma.py builds a small one"),
     (r"--fingerprint 3fa1", "elsewhere: it names the reader's model (tests/test_journal.py)"),
     (r"preset=daedal", "elsewhere: random weights never end the text (tests/test_samplers_lengths.py)"),
@@ -318,12 +318,14 @@ class PageRun:
         found = blocks(self.path, ROOT)
         self.whole = followed_by_output(found)
         shutil.copytree(self.stage.scene, self.home, symlinks=True)
-        for block in found:
-            if block.kind == "file":
-                path = self.home / block.name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(block.text + "\n")
-                self._beside(block.text)
+        files = [block for block in found if block.kind == "file"]
+        for other in re.findall(r"<!-- files of: (\S+) -->", self.path.read_text(encoding="utf-8")):
+            files += [one for one in blocks(self.path.parent / other, ROOT) if one.kind == "file"]
+        for block in files:
+            path = self.home / block.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text + "\n")
+            self._beside(block.text)
         with contextlib.chdir(self.home) if sys.version_info >= (3, 11) else _chdir(self.home):
             self.names.update(_given())
             for block in found:

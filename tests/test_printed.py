@@ -257,3 +257,10 @@ def test_an_output_is_renewed_in_place() -> None:
     assert replaced(page, shown, new) == page.replace("0.9999", "0.2500")
     with pytest.raises(ValueError, match="0 times"):
         replaced("# Page\n", shown, new)
+
+
+def test_rows_of_two_tables_keep_their_table() -> None:
+    """A row of the second table is renewed from there, though the first one has the same name."""
+    printed = "task  n\n----  --\na     1\nb     2\n\ntask  m\n----  --\na     3\nb     4\n"
+    shown = "task  n\n----  --\na     1\n...\n\ntask  m\n----  --\na     9\nb     9"
+    assert renewed(shown, printed) == shown.replace("a     9\nb     9", "a     3\nb     4")
