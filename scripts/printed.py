@@ -19,7 +19,8 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", DISABLE_MULTIPROC="1"
 sys.path.insert(0, str(ROOT / "tests"))
 
 from printed_blocks import pages  # noqa: E402
-from printed_run import Report, Stage  # noqa: E402
+from printed_run import Report, run_page  # noqa: E402
+from printed_stage import Stage  # noqa: E402
 
 
 def main() -> int:
@@ -39,7 +40,7 @@ def main() -> int:
         stage = Stage(Path(folder), args.shared if args.shared.is_dir() else None)
         for page in chosen:
             began = time.monotonic()
-            entries = stage.page(page, report, args.write)
+            entries = run_page(stage, page, report, args.write)
             print(f"{page.relative_to(ROOT)}: {time.monotonic() - began:.1f} s", flush=True)
             for entry in entries:
                 print(

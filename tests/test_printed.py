@@ -1,10 +1,8 @@
 """Everything that README.md and docs print is run: commands, Python and files, in the page's order.
 
-`printed_blocks` reads the pages. `printed_run` runs them: it has the table of what is replaced, and of
-what is only parsed. The table and the numbers run, parsed and not run, with the reasons, are printed
-when the last page is done. README.md and docs/start are run by default as far as that is quick;
-`pytest -m full tests/test_printed.py` runs all of every page. `python scripts/printed.py --write`
-renews the outputs that pages show.
+`printed_blocks` reads the pages, `printed_commands` has the tables of what is replaced and of what is parsed
+alone, `printed_stage` has small models and data in place of the hub's, `printed_run` runs a page, and
+`printed_output` compares outputs.
 """
 
 from __future__ import annotations
@@ -15,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from printed_blocks import Block, PageError, blocks, commands, pages
+from printed_commands import SUBSTITUTIONS, check, parse_script
 from printed_output import missing, renewed, replaced
-from printed_run import SUBSTITUTIONS, Entry, Report, Stage, check, parse_script
+from printed_run import Entry, Report, run_page
+from printed_stage import Stage
 
 from dlm_eval.errors import DlmEvalError, UserError
 
@@ -64,12 +64,12 @@ def faults(entries: list[Entry]) -> str:
 @pytest.mark.full
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_what_a_page_prints_runs(page: Path, stage: Stage, report: Report) -> None:
-    assert not faults(stage.page(page, report))
+    assert not faults(run_page(stage, page, report))
 
 
 @pytest.mark.parametrize("page", FIRST, ids=name)
 def test_what_a_newcomer_types_runs(page: Path, quick_stage: Stage, report: Report) -> None:
-    assert not faults(quick_stage.page(page, report))
+    assert not faults(run_page(quick_stage, page, report))
 
 
 # -- the reader ------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_a_command_that_fails_and_an_output_that_is_wrong_are_faults(
     monkeypatch.setattr(Path, "read_text", _reading(page, BAD))
     found = Stage(tmp_path, None)
     found._scene = quick_stage.scene
-    entries = found.page(page, Report())
+    entries = run_page(found, page, Report())
     assert [bool(entry.fault) for entry in entries] == [True, True, False, True]
     assert "no models" in entries[1].fault and "ZeroDivisionError" in entries[3].fault
 
