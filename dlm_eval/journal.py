@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -379,8 +378,7 @@ def _open(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(
         path, timeout=LOCK_SECONDS, check_same_thread=False, isolation_level=None
     )
-    if sys.version_info >= (3, 11):
-        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
     # Damaged text must not raise here: its checksum does not match.
     database.text_factory = lambda data: data.decode(errors="replace")
     try:
@@ -413,8 +411,7 @@ def _read_only(path: Path, with_wal: str = "rw") -> sqlite3.Connection:
     database = sqlite3.connect(
         address, uri=True, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
     )
-    if sys.version_info >= (3, 11):
-        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
     database.text_factory = lambda data: data.decode(errors="replace")
     return database
 

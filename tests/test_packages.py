@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,12 +18,6 @@ import pytest
 import yaml
 
 import dlm_eval
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10, whose pytest brings it under its first name
-    import tomli as tomllib
-
 from dlm_eval.errors import UserError
 from dlm_eval.harness import requirements
 from dlm_eval.harness.lm_eval_patches import missing_modules
@@ -371,6 +366,15 @@ def test_08_the_lock_has_the_versions_of_the_constraints_and_a_hash_for_every_fi
     blocks = re.split(r"\n(?=[A-Za-z0-9])", re.sub(r"(?m)^\s*#.*\n", "", text).strip())
     assert len(blocks) == len(locked) and all("--hash=sha256:" in block for block in blocks)
     assert not re.search(r"https?://|index-url|find-links|file:", text)
+
+
+def test_19_the_torch_that_pages_install_is_the_one_of_the_constraints() -> None:
+    # Another one would be replaced by the next command, with the CUDA build of gigabytes.
+    found = {}
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for pin in re.findall(r"pip install torch(\S*)", page.read_text(encoding="utf-8")):
+            found[page.name] = pin
+    assert set(found.values()) == {f"=={pinned('constraints.txt')['torch']}"}, found
 
 
 def test_11_the_newest_set_is_newer() -> None:

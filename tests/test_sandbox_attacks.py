@@ -77,7 +77,7 @@ def user_command(directory: Path) -> list[str]:
         pytest.skip("no setpriv or no Python that every user can read: cannot run as another user")
     user = ["--reuid", str(SPARE_USER), "--regid", str(SPARE_USER), "--clear-groups"]
     if subprocess.run(
-        ["setpriv", *user, SYSTEM_PYTHON, "-c", "import sys; assert sys.version_info >= (3, 10)"]
+        ["setpriv", *user, SYSTEM_PYTHON, "-c", "import sys; assert sys.version_info >= (3, 11)"]
     ).returncode:
         pytest.skip(f"{SYSTEM_PYTHON} is too old or cannot be run by another user")
     return ["setpriv", *user, SYSTEM_PYTHON]

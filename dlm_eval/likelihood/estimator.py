@@ -33,7 +33,7 @@ from dlm_eval.settings import parse_pairs
 from dlm_eval.uncertainty import EXACT, UNKNOWN, Error
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
     from dlm_eval.engine.rows import Program
     from dlm_eval.likelihood.target import Target

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from re import _constants as codes  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
 import torch
@@ -25,13 +27,6 @@ from dlm_eval.models.loading import CheckpointFiles, first_line, locate
 from dlm_eval.models.naming import Naming, Slot, all_parameters, find_slots, own_parameter
 from dlm_eval.models.weight_files import entries
 from dlm_eval.settings import shown
-
-try:
-    from re import _constants as codes  # type: ignore[attr-defined]
-    from re import _parser as parser  # type: ignore[attr-defined]
-except ImportError:  # Python 3.10
-    import sre_constants as codes  # type: ignore[no-redef]
-    import sre_parse as parser  # type: ignore[no-redef]
 
 WEIGHTS = "adapter_model.safetensors"
 PAIR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.[^.]+)?\.weight")

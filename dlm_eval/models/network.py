@@ -4,10 +4,9 @@ head, and the rest of it, which is the network itself.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import nn
-from typing_extensions import Self
 
 
 class Network(nn.Module):
