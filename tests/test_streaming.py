@@ -28,8 +28,8 @@ from dlm_eval.decoding import fill
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.engine import Engine, engine
 from dlm_eval.errors import RunError, UserError
-from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.harness.lm import DiffusionLM
+from dlm_eval.harness.lm_eval_patches import request_flow
 from dlm_eval.jobs import Answer, FillJob, Job, JobStream, Stopped
 from dlm_eval.journal import Journal
 from dlm_eval.models import denoiser, load_model
@@ -132,7 +132,7 @@ def test_02_the_first_job_runs_while_its_task_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forwards: threading.Event
 ) -> None:
     """A task whose class builds requests in its own way is passed on when all are built."""
-    count = 2 * patches.FIRST_PASSED
+    count = 2 * request_flow.FIRST_PASSED
     documents = [{**DOCUMENTS[i % 5], "text": f"abc{'abcdef'[i % 6]}" * 2} for i in range(count)]
     construct, waited, done = ConfigurableTask.construct_requests, [], []
 
@@ -156,7 +156,7 @@ def test_02_the_first_job_runs_while_its_task_is_built(
 
     monkeypatch.setattr(DiffusionLM, "ahead", noted)
     asked(folder, "t_write")
-    assert passed == [patches.FIRST_PASSED, count - patches.FIRST_PASSED]
+    assert passed == [request_flow.FIRST_PASSED, count - request_flow.FIRST_PASSED]
     passed.clear()
     Building(monkeypatch, lambda _: None)
     asked(folder, "t_write")
@@ -179,8 +179,8 @@ def test_02_files_are_equal_with_and_without_streaming(
     settings: dict[str, Any],
     passed: tuple[int, int],
 ) -> None:
-    monkeypatch.setattr(patches, "FIRST_PASSED", passed[0])
-    monkeypatch.setattr(patches, "MOST_PASSED", passed[1])
+    monkeypatch.setattr(request_flow, "FIRST_PASSED", passed[0])
+    monkeypatch.setattr(request_flow, "MOST_PASSED", passed[1])
     names = [*NAMES, "t_twin", "t_again"] if "samples" not in settings else ["t_choice", "t_again"]
     found, files = [], []
     for streams in ("1", "0"):
