@@ -43,7 +43,7 @@ def test_models_are_asked_for_their_members_in_one_place() -> None:
         for number, line in enumerate(file.read_text().splitlines(), 1)
         if probing.search(line)
     ]
-    assert [place.partition(":")[0] for place in found] == ["models/denoiser.py"]
+    assert [place.partition(":")[0] for place in found] == ["models/denoiser/members.py"]
 
 
 def test_a_bare_denoiser_gets_the_defaults_of_what_is_optional() -> None:

@@ -32,7 +32,8 @@ from dlm_eval.harness.lm import DiffusionLM
 from dlm_eval.harness.lm_eval_patches import request_flow
 from dlm_eval.jobs import Answer, FillJob, Job, JobStream, Stopped
 from dlm_eval.journal import Journal
-from dlm_eval.models import denoiser, load_model
+from dlm_eval.models import load_model
+from dlm_eval.models.denoiser import members
 from dlm_eval.workers import InProcess
 from dlm_eval.workers.devices import parse_devices
 from dlm_eval.workers.driver import start_workers
@@ -506,7 +507,7 @@ def test_03_a_block_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     canvas = Canvas.completion([1, 2], 24, "k")
     looked: list[int] = []
     asked_for: list[Any] = []
-    begin, members = DecodeState.__init__, denoiser.missing_members
+    begin, missing = DecodeState.__init__, members.missing_members
 
     class Blocks(np.ndarray):  # type: ignore[type-arg]
         def __eq__(self, other: Any) -> Any:
@@ -519,10 +520,10 @@ def test_03_a_block_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def noted(model: Any, protocol: Any) -> list[str]:
         asked_for.append(protocol.__name__)
-        return members(model, protocol)
+        return missing(model, protocol)
 
     monkeypatch.setattr(DecodeState, "__init__", made)
-    monkeypatch.setattr(denoiser, "missing_members", noted)
+    monkeypatch.setattr(members, "missing_members", noted)
     counts = []
     for steps in (4, 24):
         looked.clear()
