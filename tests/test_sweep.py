@@ -18,7 +18,8 @@ from scipy.stats import binomtest
 from dlm_eval.cli import main
 from dlm_eval.errors import UserError
 from dlm_eval.reports.sweep.curves import Sweep
-from dlm_eval.reports.sweep.points import Point, grid, mean_of_templates
+from dlm_eval.reports.sweep.grid import grid
+from dlm_eval.reports.sweep.points import Point, mean_of_templates
 from dlm_eval.reports.sweep.quality_speed import aup, pareto
 
 
