@@ -21,7 +21,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.models.config_keys import check
 from dlm_eval.models.families.diffusionllm import CLASSES, KEYS, LENGTH_FILE
 from dlm_eval.models.loading import CheckpointFiles, locate, read_config
-from dlm_eval.models.tokenizer import load_tokenizer
+from dlm_eval.models.tokenizer_files import load_tokenizer
 from dlm_eval.models.weights import check_keys
 
 NETWORK, LENGTH = "model.", ("length_trm.", "length_predictor.")

@@ -232,7 +232,7 @@ def task_exists(name: str) -> None:
     from dlm_eval.harness import lm_eval_patches as patches
     from dlm_eval.harness.tasks import _find, task_folders
 
-    with patches.quiet_index(), patches.quick_index():
+    with patches.finding():
         _find([name], task_folders(), {})
 
 

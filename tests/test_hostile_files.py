@@ -27,7 +27,7 @@ from dlm_eval.harness.run import evaluate
 from dlm_eval.models import config_tables, load_model
 from dlm_eval.models.chat import render_chat
 from dlm_eval.models.loading import locate
-from dlm_eval.models.lora import explodes
+from dlm_eval.models.regular_expressions import explodes
 
 TALK = [
     {"role": "system", "content": "Be  brief.\n"},

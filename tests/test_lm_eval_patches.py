@@ -1,4 +1,4 @@
-"""Each change of lm-eval (harness/lm_eval_patches.py): what upstream does without it, and what it does with it.
+"""Each change of lm-eval (harness/lm_eval_patches): what upstream does without it, and what it does with it.
 
 The upstream half passes on the pinned version. If a newer lm-eval fails there, the change may go.
 """
@@ -6,14 +6,18 @@ The upstream half passes on the pinned version. If a newer lm-eval fails there, 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import os
+import pkgutil
 import random
+import re
 import subprocess
 import sys
 import threading
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +39,7 @@ from tqdm import TMonitor
 from dlm_eval.errors import UserError
 from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.harness import sample_errors
+from dlm_eval.harness.lm_eval_patches import random_documents, repeated_work
 from dlm_eval.harness.sample_errors import SampleErrors
 from dlm_eval.metrics.code import METRIC
 from dlm_eval.workers.texts import silent_bar
@@ -50,6 +55,15 @@ def manager(folder: Path, text: str, name: str = "t.yaml") -> Any:
         text.replace("DATA", str(folder / "documents.jsonl")), encoding="utf-8"
     )
     return TaskManager(include_path=[folder], include_defaults=False)
+
+
+def each_patch() -> Iterator[tuple[str, str, Any]]:
+    """Yields file, name and object of every change."""
+    for info in pkgutil.iter_modules(patches.__path__):
+        module = importlib.import_module(f"{patches.__name__}.{info.name}")
+        for name, value in vars(module).items():
+            if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_"):
+                yield info.name, name, value
 
 
 def choice(**changes: str) -> str:
@@ -190,7 +204,9 @@ def test_documents_depend_on_seeds_alone(tmp_path: Path) -> None:
 
 
 def test_documents_of_a_class_are_drawn_once() -> None:
-    task = SimpleNamespace(**{name: lambda: [random.random()] for name in patches.DOCUMENTS})
+    task = SimpleNamespace(
+        **{name: lambda: [random.random()] for name in random_documents.DOCUMENTS}
+    )
     assert task.test_docs() != task.test_docs()
     patches.keep_documents(task, SEEDS)
     assert task.test_docs() == task.test_docs()
@@ -246,7 +262,7 @@ def test_the_card_of_a_dataset_is_parsed_once(
     monkeypatch.setattr(yaml, "safe_load", counted)
     assert load("upstream") == list(names) and len(parsed) >= len(names)
     parsed.clear()
-    with patches.cards_read_once():
+    with repeated_work.cards_read_once():
         assert load("ours") == list(names) and len(parsed) == 1
     assert load("again") == list(names) and len(parsed) > len(names)
 
@@ -462,16 +478,20 @@ def test_failed_pushes_are_told() -> None:
 
 def test_every_patch_has_a_test_here() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
-    names = [
-        name
-        for name, value in vars(patches).items()
-        if callable(value)
-        and getattr(value, "__module__", "") == patches.__name__
-        and not name.startswith("_")
-    ]
-    # the last two: test_hostile_files.py, test_task_index.py
-    composed = {"loading", "evaluating", "register_models", "bounded_chat_template", "quick_index"}
-    assert [name for name in names if name not in composed and f"patches.{name}" not in text] == []
+    # test_hostile_files.py, test_task_index.py and the subprocess above
+    elsewhere = {"bounded_chat_template", "quick_index", "register_models"}
+    names = {name for _, name, _ in each_patch()} - elsewhere
+    assert [name for name in sorted(names) if f".{name}" not in text] == []
+
+
+def test_every_trap_is_listed_with_the_version_that_it_was_seen_in() -> None:
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (\w+)\.py \|$", patches.__doc__ or "", re.MULTILINE)
+    seen = {file: versions for _, versions, file in rows}
+    assert seen.keys() == {info.name for info in pkgutil.iter_modules(patches.__path__)}
+    for file, name, value in each_patch():
+        found = re.search(r"Upstream \(([^)]+)\): ", " ".join(str(value.__doc__).split()))
+        assert found is not None, name
+        assert all(version in seen[file] for version in found[1].split(", ")), name
 
 
 def test_a_silent_bar_leaves_no_thread_behind() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +45,18 @@ def test_models_are_asked_for_their_members_in_one_place() -> None:
         for number, line in enumerate(file.read_text().splitlines(), 1)
         if probing.search(line)
     ]
-    assert [place.partition(":")[0] for place in found] == ["models/denoiser.py"]
+    assert [place.partition(":")[0] for place in found] == ["models/denoiser/members.py"]
+
+
+def test_the_package_of_protocols_exports_every_one() -> None:
+    for info in pkgutil.iter_modules(denoiser.__path__):
+        module = importlib.import_module(f"{denoiser.__name__}.{info.name}")
+        own = {
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+        }
+        assert own and own <= set(denoiser.__all__), info.name
 
 
 def test_a_bare_denoiser_gets_the_defaults_of_what_is_optional() -> None:

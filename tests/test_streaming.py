@@ -28,11 +28,12 @@ from dlm_eval.decoding import fill
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.engine import Engine, engine
 from dlm_eval.errors import RunError, UserError
-from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.harness.lm import DiffusionLM
+from dlm_eval.harness.lm_eval_patches import request_flow
 from dlm_eval.jobs import Answer, FillJob, Job, JobStream, Stopped
 from dlm_eval.journal import Journal
-from dlm_eval.models import denoiser, load_model
+from dlm_eval.models import load_model
+from dlm_eval.models.denoiser import members
 from dlm_eval.workers import InProcess
 from dlm_eval.workers.devices import parse_devices
 from dlm_eval.workers.driver import start_workers
@@ -132,7 +133,7 @@ def test_02_the_first_job_runs_while_its_task_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forwards: threading.Event
 ) -> None:
     """A task whose class builds requests in its own way is passed on when all are built."""
-    count = 2 * patches.FIRST_PASSED
+    count = 2 * request_flow.FIRST_PASSED
     documents = [{**DOCUMENTS[i % 5], "text": f"abc{'abcdef'[i % 6]}" * 2} for i in range(count)]
     construct, waited, done = ConfigurableTask.construct_requests, [], []
 
@@ -156,7 +157,7 @@ def test_02_the_first_job_runs_while_its_task_is_built(
 
     monkeypatch.setattr(DiffusionLM, "ahead", noted)
     asked(folder, "t_write")
-    assert passed == [patches.FIRST_PASSED, count - patches.FIRST_PASSED]
+    assert passed == [request_flow.FIRST_PASSED, count - request_flow.FIRST_PASSED]
     passed.clear()
     Building(monkeypatch, lambda _: None)
     asked(folder, "t_write")
@@ -179,8 +180,8 @@ def test_02_files_are_equal_with_and_without_streaming(
     settings: dict[str, Any],
     passed: tuple[int, int],
 ) -> None:
-    monkeypatch.setattr(patches, "FIRST_PASSED", passed[0])
-    monkeypatch.setattr(patches, "MOST_PASSED", passed[1])
+    monkeypatch.setattr(request_flow, "FIRST_PASSED", passed[0])
+    monkeypatch.setattr(request_flow, "MOST_PASSED", passed[1])
     names = [*NAMES, "t_twin", "t_again"] if "samples" not in settings else ["t_choice", "t_again"]
     found, files = [], []
     for streams in ("1", "0"):
@@ -506,7 +507,7 @@ def test_03_a_block_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     canvas = Canvas.completion([1, 2], 24, "k")
     looked: list[int] = []
     asked_for: list[Any] = []
-    begin, members = DecodeState.__init__, denoiser.missing_members
+    begin, missing = DecodeState.__init__, members.missing_members
 
     class Blocks(np.ndarray):  # type: ignore[type-arg]
         def __eq__(self, other: Any) -> Any:
@@ -519,10 +520,10 @@ def test_03_a_block_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def noted(model: Any, protocol: Any) -> list[str]:
         asked_for.append(protocol.__name__)
-        return members(model, protocol)
+        return missing(model, protocol)
 
     monkeypatch.setattr(DecodeState, "__init__", made)
-    monkeypatch.setattr(denoiser, "missing_members", noted)
+    monkeypatch.setattr(members, "missing_members", noted)
     counts = []
     for steps in (4, 24):
         looked.clear()

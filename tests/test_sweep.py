@@ -16,9 +16,11 @@ from harness_tasks import write_tasks
 from scipy.stats import binomtest
 
 from dlm_eval.cli import main
+from dlm_eval.counts import total
 from dlm_eval.errors import UserError
 from dlm_eval.reports.sweep.curves import Sweep
-from dlm_eval.reports.sweep.points import Point, grid, mean_of_templates
+from dlm_eval.reports.sweep.grid import grid
+from dlm_eval.reports.sweep.points import Point, mean_of_templates
 from dlm_eval.reports.sweep.quality_speed import aup, pareto
 
 
@@ -141,6 +143,11 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text.replace("task: t_write", "task: t_again").replace('"{{text}}"', '"{{text}} ab"', 1)
     )
     return folder
+
+
+def test_a_sum_with_an_unknown_number_is_unknown() -> None:
+    assert total([1, 2]) == 3 and total([0, 0.5]) == 0.5
+    assert total([1, None]) is None and total([]) is None
 
 
 def sweep(tasks: Path, out: Path, *words: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dlm_eval.cli.options import path_of
+from dlm_eval.cli.options import add_run, path_of
 from dlm_eval.output import one_line, table
 from dlm_eval.printable import counted
 
@@ -19,9 +19,7 @@ def add_parser(subparsers: Any) -> None:
     save = verbs.add_parser("save", help="make a baseline from a run")
     update = verbs.add_parser("update", help="replace a baseline by a newer run; print what moved")
     for sub, main in ((save, _save), (update, _update)):
-        sub.add_argument(
-            "run", type=path_of("RUN"), metavar="RUN", help="result file, or folder (newest run)"
-        )
+        add_run(sub)
         sub.add_argument(
             "-o",
             "--output",

@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.cli.options import path_of
+from dlm_eval.cli.options import add_run, path_of
 
 if TYPE_CHECKING:
     from dlm_eval.reports.regression.check import Report
@@ -27,9 +27,7 @@ def add_parser(subparsers: Any) -> None:
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument(
-        "run", type=path_of("RUN"), metavar="RUN", help="result file, or folder (newest run)"
-    )
+    add_run(parser)
     parser.add_argument(
         "--baseline", type=path_of("--baseline"), required=True, metavar="FILE",
         help="file of `dlm-eval baseline save`",

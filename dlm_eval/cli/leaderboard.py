@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from dlm_eval.cli.options import path_of
+from dlm_eval.cli.options import add_paths, path_of
 from dlm_eval.output import one_line
 from dlm_eval.printable import counted
 
@@ -21,13 +21,7 @@ def add_parser(
         description="Collect the scores of result files (lm-eval's format) in a long CSV and a "
         "wide one.",
     )
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        type=path_of("PATH"),
-        metavar="PATH",
-        help="result files, or directories with them",
-    )
+    add_paths(parser)
     parser.add_argument(
         "-o", "--output", type=path_of("--output"), metavar="FILE",
         help="write the long table to FILE.csv and the wide one to FILE_wide.csv (default: print "

@@ -8,7 +8,8 @@ import argparse
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dlm_eval.cli.options import add_options
@@ -16,14 +17,25 @@ from dlm_eval.errors import unknown_name_error
 from dlm_eval.output import table
 from dlm_eval.redaction import redact
 
+# Headers and rows of `ls`; and of `show`, by title: the names of a kind, and the facts about one.
+Table = tuple[Sequence[str], Iterable[Sequence[str]]]
+Entries = Mapping[str, tuple[Collection[str], Callable[[str], Any]]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What `ls` lists under one word, and `show` finds by name."""
+
+    table: Callable[[argparse.Namespace], Table]
+    entries: Callable[[], Entries]
+
 
 def add_parser(subparsers: Any) -> None:
     """Adds `ls`."""
     parser = subparsers.add_parser(
         "ls", help="list models, tasks, suites, estimators, strategies or presets"
     )
-    kinds = ("models", "tasks", "suites", "estimators", "strategies", "presets")
-    parser.add_argument("what", choices=kinds)
+    parser.add_argument("what", choices=KINDS)
     add_options(parser, "--include_path")
     parser.add_argument(
         "--all", action="store_true", help="tasks: lm-eval's own too (takes some seconds)"
@@ -33,23 +45,14 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints the list."""
-    headers, rows = {
-        "models": _models,
-        "estimators": _estimators,
-        "strategies": _strategies,
-        "presets": _presets,
-        "suites": _suites,
-    }.get(args.what, lambda: _tasks(args))()
+    headers, rows = KINDS[args.what].table(args)
     # Do not wrap lines in files and pipes.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     print(table(list(rows), headers, width=width))
     return 0
 
 
-Table = tuple[Sequence[str], Iterable[Sequence[str]]]
-
-
-def _models() -> Table:
+def _models(_: argparse.Namespace) -> Table:
     from dlm_eval.models import baselines, checkpoints, known_families, unsupported
 
     known, rows = known_families(), []
@@ -70,13 +73,23 @@ def _models() -> Table:
     return ("family", "checkpoint", "weights", "size", "licence", "about"), rows
 
 
+def _model_entries() -> Entries:
+    from dlm_eval.models import baselines, checkpoints, known_families
+
+    return {
+        "family": _fields(known_families()),
+        "checkpoint": _fields(checkpoints()),
+        "baseline": (baselines(), baselines().__getitem__),
+    }
+
+
 def _size(parameters: float | None) -> str:
     if not parameters:
         return ""
     return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
 
 
-def _estimators() -> Table:
+def _estimators(_: argparse.Namespace) -> Table:
     from dlm_eval.likelihood.estimator import ESTIMATORS, about
 
     rows = (
@@ -88,40 +101,47 @@ def _estimators() -> Table:
     return ("estimator", "kind", "forwards", "about"), rows
 
 
-def _strategies() -> Table:
+def _strategies(_: argparse.Namespace) -> Table:
     from dlm_eval.decoding import describe_strategies
 
     return ("strategy", "about"), describe_strategies().items()
 
 
-def _presets() -> Table:
+def _estimator_entries() -> Entries:
+    from dlm_eval.likelihood.estimator import ESTIMATORS, describe_estimator
+
+    return {"estimator": (ESTIMATORS.names(), describe_estimator)}
+
+
+def _strategy_entries() -> Entries:
+    from dlm_eval.decoding import STRATEGIES, describe_strategy
+
+    return {"strategy": (STRATEGIES.names(), describe_strategy)}
+
+
+def _presets(_: argparse.Namespace) -> Table:
     from dlm_eval.decoding.presets import presets
     from dlm_eval.likelihood.presets import estimator_presets
 
+    def row(preset: Any, settings: str) -> list[str]:
+        authors = ", ".join(preset.checkpoints or preset.families)
+        return [preset.name, authors, preset.task or "", settings, preset.source]
+
     writing = [
-        [
-            p.name,
-            ", ".join(p.checkpoints or p.families),
-            p.task or "",
-            ", ".join(f"{k}={v}" for k, v in p.settings.items()),
-            p.source,
-        ]
-        for p in presets().values()
+        row(p, ", ".join(f"{k}={v}" for k, v in p.settings.items())) for p in presets().values()
     ]
-    scoring = [
-        [
-            p.name,
-            ", ".join(p.checkpoints or p.families),
-            p.task or "",
-            f"--estimator {p.estimator}",
-            p.source,
-        ]
-        for p in estimator_presets().values()
-    ]
+    scoring = [row(p, f"--estimator {p.estimator}") for p in estimator_presets().values()]
     return ("preset", "authors of", "task", "settings", "source"), [*writing, *scoring]
 
 
-def _suites() -> Table:
+def _preset_entries() -> Entries:
+    from dlm_eval.decoding.presets import presets
+    from dlm_eval.likelihood.presets import estimator_presets
+
+    return {"preset": _fields(presets()), "estimator preset": _fields(estimator_presets())}
+
+
+def _suites(_: argparse.Namespace) -> Table:
     from dlm_eval.harness.suites import suites
 
     return ("suite", "models", "entries", "about", "source"), (
@@ -130,10 +150,32 @@ def _suites() -> Table:
     )
 
 
+def _suite_entries() -> Entries:
+    from dlm_eval.harness.suites import load_suite, plain_suite
+    from dlm_eval.packaged import suite_files
+
+    return {"suite": (suite_files(), lambda name: plain_suite(load_suite(name)))}
+
+
 def _tasks(args: argparse.Namespace) -> Table:
     from dlm_eval.harness.task_files import list_tasks
 
     return ("task", "kind", "about"), list_tasks(args.include_path, everything=args.all)
+
+
+def _fields(known: Mapping[str, Any]) -> tuple[Collection[str], Callable[[str], Any]]:
+    return known, lambda name: _plain_dict(dataclasses.asdict(known[name]))
+
+
+# In the order in which `show` prints what has the same name. Tasks are found by their files.
+KINDS = {
+    "models": Kind(_models, _model_entries),
+    "presets": Kind(_presets, _preset_entries),
+    "strategies": Kind(_strategies, _strategy_entries),
+    "estimators": Kind(_estimators, _estimator_entries),
+    "suites": Kind(_suites, _suite_entries),
+    "tasks": Kind(_tasks, dict),
+}
 
 
 def add_show(subparsers: Any) -> None:
@@ -156,29 +198,12 @@ def show(args: argparse.Namespace) -> int:
 
 
 def _find(name: str, include_path: str | None) -> dict[str, Any]:
-    from dlm_eval.decoding import STRATEGIES, describe_strategy
-    from dlm_eval.decoding.presets import presets
     from dlm_eval.harness.suites import is_suite_file, load_suite, plain_suite
     from dlm_eval.harness.task_files import list_tasks, task_files
-    from dlm_eval.likelihood.estimator import ESTIMATORS, describe_estimator
-    from dlm_eval.likelihood.presets import estimator_presets
-    from dlm_eval.models import baselines, check_supported, checkpoints, known_families, option_docs
-    from dlm_eval.packaged import suite_files
+    from dlm_eval.models import check_supported, option_docs
 
-    found: dict[str, Any] = {}
-    kinds: dict[str, Mapping[str, Any]] = {"family": known_families(), "checkpoint": checkpoints()}
-    kinds |= {"baseline": baselines(), "preset": presets()}
-    kinds["estimator preset"] = estimator_presets()
-    for title, known in kinds.items():
-        if name in known:
-            entry = known[name]
-            found[title] = _plain_dict(dataclasses.asdict(entry)) if title != "baseline" else entry
-    if name in STRATEGIES.names():
-        found["strategy"] = describe_strategy(name)
-    if name in ESTIMATORS.names():
-        found["estimator"] = describe_estimator(name)
-    if name in suite_files():
-        found["suite"] = plain_suite(load_suite(name))
+    entries = [entry for kind in KINDS.values() for entry in kind.entries().items()]
+    found = {title: facts(name) for title, (names, facts) in entries if name in names}
     if not found and is_suite_file(name):
         return {"suite": plain_suite(load_suite(name))}
     if not found and (".py:" in name or name.endswith(".py")):
@@ -188,11 +213,9 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     found |= task_files(name, include_path)
     if not found:
         check_supported(name)
-        tasks = (row[0] for row in list_tasks(include_path))
-        names = {*ESTIMATORS.names(), *STRATEGIES.names(), *tasks, *suite_files()}.union(
-            *kinds.values()
-        )
-        raise unknown_name_error("name", name, names, "dlm-eval ls")
+        tasks = {row[0] for row in list_tasks(include_path)}
+        known = tasks.union(*(names for _, (names, _) in entries))
+        raise unknown_name_error("name", name, known, "dlm-eval ls")
     return found
 
 

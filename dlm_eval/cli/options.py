@@ -100,6 +100,21 @@ def add_options(parser: argparse._ActionsContainer, *names: str) -> None:
         parser.add_argument(name, **OPTIONS[name])
 
 
+def add_paths(parser: argparse.ArgumentParser) -> None:
+    """Adds the result files of a command that reads many."""
+    parser.add_argument(
+        "paths", nargs="+", type=path_of("PATH"), metavar="PATH",
+        help="result files, or directories with them",
+    )  # fmt: skip
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the result file of a command that reads one run."""
+    parser.add_argument(
+        "run", type=path_of("RUN"), metavar="RUN", help="result file, or folder (newest run)"
+    )
+
+
 def path_of(name: str, kind: Callable[[str], Any] = Path) -> Callable[[str], Any]:
     """Returns the type of an option that names a file or a folder. An empty name is an error: it
     would be the current folder.

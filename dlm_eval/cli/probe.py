@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlm_eval.cli.model_options import load_chosen, model_arguments
 from dlm_eval.cli.options import add_options, path_of
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.output import one_line, table
@@ -51,8 +52,6 @@ def main(args: argparse.Namespace) -> int:
     """Probes the model on each task, prints the scores and writes the results file."""
     from dlm_eval.harness.glue_probe import TASKS, probe
     from dlm_eval.harness.lm_eval_patches import local_first
-    from dlm_eval.models import check_device, load_model
-    from dlm_eval.settings import parse_pairs
 
     tasks = args.tasks.split(",") if args.tasks else list(TASKS)
     for task in tasks:
@@ -62,13 +61,7 @@ def main(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} '{value}' is not allowed; it must be 1 or more")
-    arguments: dict[str, Any] = dict(parse_pairs(",".join(args.model_args or ()), "--model_args"))
-    if args.device is not None:
-        if "device" in arguments:
-            raise UserError("--device and device of --model_args exclude each other; give one")
-        check_device(args.model, args.device, "--device")
-        arguments["device"] = args.device
-    model = load_model(args.model, **arguments)
+    model = load_chosen(args.model, model_arguments(args.model_args), args.device)
     with local_first(args.data_dir):
         found = {task: probe(model, task, args.limit, args.batch_size) for task in tasks}
     print(_shown(found))

@@ -1,40 +1,20 @@
 """`dlm-eval sweep`: runs a grid of decode settings on one loaded model. The result is quality
 against speed, as CSV files and a plot.
 
-    options -> plan (all checks that need no model) -> one run per combination -> points
-    (reports/sweep/points.py)
+    options -> plan (reports/sweep/plan.py, all checks that need no model) -> one run per combination
+    -> points (run_points.py) -> tables, plot
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
-import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dlm_eval.cli.options import add_options, path_of
-from dlm_eval.errors import RunError, UserError, unknown_name_error
-from dlm_eval.output import one_line, set_verbosity, table
-
-if TYPE_CHECKING:
-    from dlm_eval.harness.run import Finished
-    from dlm_eval.harness.run_settings import RunSettings
-    from dlm_eval.models.denoiser import Denoiser
-    from dlm_eval.reports.sweep.curves import Sweep
-    from dlm_eval.reports.sweep.points import Point
-
-log = logging.getLogger(__name__)
-
-# Options that have the same meaning in `run` and are passed to it.
-PASSED = (
-    "model", "model_args", "limit", "num_fewshot", "batch_size", "device", "devices", "seed", "data_dir", "include_path", "apply_chat_template",
-    "system_instruction", "metadata", "confirm_run_unsafe_code", "unsandboxed", "sandbox", "output_path", "verbosity", "resume",
-)  # fmt: skip
+from dlm_eval.errors import RunError, UserError
+from dlm_eval.output import one_line, set_verbosity
 
 
 def add_parser(subparsers: Any) -> None:
@@ -112,7 +92,11 @@ def main(args: argparse.Namespace) -> int:
     from dlm_eval.reports.files.write import write_files
     from dlm_eval.reports.run.suite_report import frontier_lines
     from dlm_eval.reports.sweep.curves import Sweep
+    from dlm_eval.reports.sweep.plan import make_plan
     from dlm_eval.reports.sweep.plot import draw
+    from dlm_eval.reports.sweep.points import words_of
+    from dlm_eval.reports.sweep.run_points import points_of
+    from dlm_eval.reports.sweep.text import sweep_lines
 
     set_verbosity(args.verbosity)
     plan = make_plan(vars(args))
@@ -130,11 +114,8 @@ def main(args: argparse.Namespace) -> int:
         sweep = Sweep(loaded.name, y_max=args.y_max)
         samples: list[frontier.Point] = []
         for number, (decode, baseline) in enumerate(combinations):
-            words = ", ".join(f"{k}={v}" for k, v in decode.items())
-            print(
-                one_line(f"[{number + 1}/{len(combinations)}] {'baseline' if baseline else words}"),
-                file=sys.stderr,
-            )
+            title = "baseline" if baseline else words_of(decode)
+            print(one_line(f"[{number + 1}/{len(combinations)}] {title}"), file=sys.stderr)
             settings = dataclasses.replace(plan.settings, decode={**plan.fixed, **decode})
             finished = run(settings, shared=loaded)
             errors += finished.errors
@@ -145,359 +126,9 @@ def main(args: argparse.Namespace) -> int:
             # interruption loses nothing.
             write_files({home / "sweep.csv": sweep.csv(), home / "aup.csv": sweep.aup_csv()})
     draw(sweep, home / "sweep.png")
-    _report(sweep, home)
-    for line in frontier_lines(samples):
+    files = [one_line(str(home / name)) for name in ("sweep.csv", "aup.csv", "sweep.png")]
+    for line in (*sweep_lines(sweep), "", *files, *frontier_lines(samples)):
         print(line)
     if missing:
         raise RunError(f"missing: {'; '.join(dict.fromkeys(missing))}; everything else is saved")
     return 1 if errors else 0
-
-
-def _report(sweep: Sweep, home: Path) -> None:
-    from dlm_eval.reports.files.scores import WITHOUT_LENGTH
-
-    def shown(value: float | None, digits: int) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
-
-    for task in sweep.tasks():
-        front, baseline = sweep.front(task), sweep.baseline(task)
-        rows: list[Sequence[str]] = []
-        for p in sweep.of(task):
-            score = shown(p.value, 4) + (f" ± {p.stderr:.4f}" if p.stderr is not None else "")
-            spread = (
-                f"{p.low:.4f} to {p.high:.4f}" if p.low is not None and p.high is not None else ""
-            )
-            name = p.curve if p.baseline else ", ".join(f"{k}={v}" for k, v in p.decode.items())
-            per_sample = shown(p.forwards / p.samples if p.samples else None, 1)
-            speed = [per_sample, shown(p.tokens_per_forward, 3), shown(p.tokens_per_second, 1)]
-            known = p.computed is not None and p.samples
-            speed.append(shown((p.computed or 0) / p.samples if known else None, 0))
-            change = p.minus(baseline) if baseline is not None and not p.baseline else None
-            paired = (
-                f"{change.difference:+.4f} ({change.low:+.4f} to {change.high:+.4f})"
-                if change
-                else ""
-            )
-            on_front, found = "*" if p in front else "", "yes" if p.finds_length else ""
-            rows.append([name, score, spread, *speed, paired, on_front, found])
-        metric = sweep.of(task)[0].metric
-        headers = [
-            "decode",
-            metric,
-            "worst to best wording",
-            "forwards/sample",
-            "tokens/forward",
-            "tokens/s",
-            "computed/sample",
-            "minus baseline (95 %)",
-            "Pareto",
-            WITHOUT_LENGTH,
-        ]
-        if all(not row[2] for row in rows):
-            rows, headers = [[*row[:2], *row[3:]] for row in rows], [*headers[:2], *headers[3:]]
-        if all(not row[-1] for row in rows):
-            rows, headers = [row[:-1] for row in rows], headers[:-1]
-        print(f"\n{one_line(f'{sweep.model} on {task}')}\n{table(rows, headers)}")
-        for curve in sweep.curves(task):
-            if curve.aup is not None:
-                name = one_line(curve.name or "sweep")
-                print(
-                    f"AUP {curve.aup:.2f}  {name}  (y_max {curve.y_max:.2f} %, "
-                    f"{sweep.y_max_source})"
-                )
-    print(
-        "\n"
-        + "\n".join(one_line(str(home / name)) for name in ("sweep.csv", "aup.csv", "sweep.png"))
-    )
-
-
-# -- plan ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The runs of a sweep.
-
-    Attributes:
-        settings: settings of every run. `tasks` are those that generate text; `decode` is empty.
-        grid: combinations of decode settings.
-        fixed: decode settings that all combinations share.
-        question: task name -> the question that it asks; templates of one question share it.
-        metrics: task name -> reported metric.
-        baseline: whether to run the baseline.
-        arguments: task name -> generation settings of its YAML.
-    """
-
-    settings: RunSettings
-    grid: list[dict[str, str]]
-    fixed: dict[str, str]
-    question: dict[str, str]
-    metrics: dict[str, str]
-    baseline: bool
-    arguments: dict[str, Mapping[str, Any]]
-
-    def refuse(self, model: Denoiser, combinations: list[tuple[dict[str, Any], bool]]) -> None:
-        """Raises UserError if `model` cannot use one of the combinations, before the first is run."""
-        from dlm_eval.decoding.filling import refuse_settings
-        from dlm_eval.harness.decode_config import DecodeOptions
-
-        for decode, baseline in combinations:
-            options = DecodeOptions.of({**self.fixed, **decode}, model)
-            for name, arguments in self.arguments.items():
-                settings = options.resolved(options.request(arguments, name))
-                try:
-                    refuse_settings(model, settings)
-                except UserError as error:
-                    words = ", ".join(f"{k}={v}" for k, v in decode.items())
-                    title = "baseline" if baseline else words
-                    raise UserError(f"{error} (task {name}, {title})") from error
-
-    def combinations(self, model: Denoiser) -> list[tuple[dict[str, Any], bool]]:
-        """Returns (decode settings, whether they are the baseline) of each run, baseline first."""
-        first: list[tuple[dict[str, Any], bool]] = []
-        if self.baseline and model.process == "absorbing":
-            first = [({**baseline_settings(self.fixed), **one_token(model)}, True)]
-        elif self.baseline:
-            log.warning(
-                "no baseline: a model of process '%s' has no one-token-per-step decoder",
-                model.process,
-            )
-        return [*first, *((point, False) for point in self.grid)]
-
-
-def one_token(model: Denoiser) -> dict[str, Any]:
-    """Returns the strategy that writes one token per step: the most probable one first, and from left
-    to right if `model` reads a text in this order only.
-    """
-    from dlm_eval.models.denoiser import is_autoregressive, tokens_ahead
-
-    if tokens_ahead(model) is not None:
-        return {"strategy": "longest_prefix", "only_first_token_keep": True}
-    return {"strategy": "left_to_right" if is_autoregressive(model) else "confidence"}
-
-
-def baseline_settings(fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the baseline's settings for most models: one token per step, the most probable one first.
-
-    Args:
-        fixed: settings of every point, which those of the baseline replace.
-    """
-    from dlm_eval.decoding import GENERAL, setting_names
-
-    of_strategies = {name: None for name in setting_names() if name not in GENERAL}
-    plain: dict[str, Any] = {"steps": None, "steps_per_block": None, "schedule": None}
-    if "batch_mean_quota" in fixed:  # it belongs to a schedule
-        plain["batch_mean_quota"] = ()
-    return {**of_strategies, **plain, "strategy": "confidence"}
-
-
-def make_plan(given: Mapping[str, Any]) -> Plan:
-    """Returns the runs of a sweep, after all checks that need no model.
-
-    Raises:
-        UserError: a setting, task, metric or combination is wrong.
-    """
-    from dlm_eval.harness.open_model import kind_of
-    from dlm_eval.harness.run_settings import run_settings
-    from dlm_eval.models import process_of
-    from dlm_eval.reports.sweep.points import grid
-    from dlm_eval.settings import parse_pairs
-    from dlm_eval.variables import check_variables
-
-    names = [
-        name.strip()
-        for part in (*given["tasks"], *given["templates"])
-        for name in part.split(",")
-        if name.strip()
-    ]
-    settings = run_settings({**{key: given[key] for key in PASSED}, "tasks": names})
-    if str(settings.output_path).endswith(".json"):
-        raise UserError(
-            f"--output_path '{settings.output_path}' is not allowed; a sweep needs a folder"
-        )
-    kind_of(settings.model)
-    check_variables()
-    points = grid(given["decode"])
-    fixed = parse_pairs(",".join(given["decode_fixed"] or ()), "--decode_fixed")
-    twice = [key for key in fixed if any(key in point for point in points)]
-    if twice:
-        raise UserError(f"--decode_fixed {twice[0]} is in the grid of --decode too; give it once")
-    tasks, left = _writing_tasks(settings)
-    as_templates = bool(given["templates"]) or given["sweep"] == "templates"
-    if as_templates and len(tasks) < 2:
-        raise UserError(
-            "--templates needs at least two wordings of a question; add tasks to --tasks or "
-            "--templates"
-        )
-    question = {
-        name: f"{next(iter(tasks))} in {len(tasks)} wordings" if as_templates else name
-        for name in tasks
-    }
-    if given["y_max"] is not None and len(set(question.values())) > 1:
-        raise UserError(
-            f"--y_max '{given['y_max']:g}' is of one task, but there are {len(tasks)}; sweep them "
-            "one by one"
-        )
-    if given["y_max"] is not None and not 0 < given["y_max"] <= 100:
-        raise UserError(
-            f"--y_max '{given['y_max']:g}' is not allowed; it must be above 0 and at most 100 "
-            "(percent)"
-        )
-    metrics = {name: _metric(task, name, given["metric"]) for name, task in tasks.items()}
-    process = process_of(settings.model, settings.model_args)
-    for point in points:
-        _check({**fixed, **point}, tasks, process, ", ".join(f"{k}={v}" for k, v in point.items()))
-    if not given["no_baseline"] and process in (None, "absorbing"):
-        _check({**fixed, **baseline_settings(fixed)}, tasks, process, "baseline")
-    settings = dataclasses.replace(settings, tasks=_specs(settings, tasks, left))
-    arguments = {name: task.config.generation_kwargs or {} for name, task in tasks.items()}
-    return Plan(settings, points, fixed, question, metrics, not given["no_baseline"], arguments)
-
-
-def _writing_tasks(settings: RunSettings) -> tuple[dict[str, Any], list[str]]:
-    """Returns the tasks that generate text, by name, and the names of the other tasks, which do not
-    depend on decode settings.
-    """
-    from dlm_eval.harness.checks import refuse_unsandboxed, start_sandbox
-    from dlm_eval.harness.code_tasks import ways
-    from dlm_eval.harness.run import tasks_of
-    from dlm_eval.harness.tasks import check_fewshot
-
-    loaded = tasks_of(settings)
-    check_fewshot(loaded, settings.num_fewshot)
-    found = ways(loaded["tasks"])
-    refuse_unsandboxed(found, settings)
-    if settings.confirm_run_unsafe_code:
-        start_sandbox(loaded, settings)
-    unsafe = [] if settings.confirm_run_unsafe_code else list(found)
-    writing = {
-        name: task for name, task in loaded["tasks"].items() if task.OUTPUT_TYPE == "generate_until"
-    }
-    kept = {name: task for name, task in writing.items() if name not in unsafe}
-    left = [name for name in loaded["tasks"] if name not in kept]
-    if not kept:
-        reason = (
-            "run generated code; add --confirm_run_unsafe_code to allow it"
-            if set(left) == set(unsafe)
-            else "generate no text, so decode settings have no effect on them"
-        )
-        raise UserError(f"--tasks {', '.join(left)} {reason}")
-    if left:
-        log.warning(
-            "skipped: %s (they generate no text, or would run generated code)", ", ".join(left)
-        )
-    return kept, left
-
-
-def _specs(settings: RunSettings, kept: Mapping[str, Any], left: Sequence[str]) -> tuple[str, ...]:
-    """Returns task names for `run`.
-
-    The user's names are returned if they name only kept tasks, since a YAML file may have no other
-    name. Otherwise the names of the kept tasks are returned.
-    """
-    from dlm_eval.harness.run import tasks_of
-
-    if not left:
-        return settings.tasks
-    specs: list[str] = []
-    for spec in settings.tasks:
-        names = tasks_of(settings, [spec])["tasks"]
-        specs += (
-            [spec]
-            if all(name in kept for name in names)
-            else [name for name in names if name in kept]
-        )
-    return tuple(dict.fromkeys(specs))
-
-
-def _metric(task: Any, name: str, wanted: str | None) -> str:
-    names = [str(entry["metric"]) for entry in task.config.metric_list or ()]
-    if wanted is not None and wanted not in names:
-        raise unknown_name_error(f"--metric of task {name}", wanted, names)
-    return wanted or names[0]
-
-
-def _check(
-    decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str
-) -> None:
-    """Raises UserError if settings do not fit the model's process or a task's own length."""
-    from dlm_eval.harness.decode_config import DecodeOptions
-    from dlm_eval.harness.requests import HOLE
-
-    # 0: no length is set.
-    options = DecodeOptions(decode, default_length=0, process=process or "absorbing")
-    if decode.get("preset") == "authors":
-        return  # they depend on the checkpoint
-    for name, task in tasks.items():
-        hole = getattr(task, "infill", None)
-        named = hole.any_hole() if hole is not None else None
-        ask = options.request(
-            {**(task.config.generation_kwargs or {}), **({HOLE: named} if named else {})}, name
-        )
-        try:
-            settings = options.settings(ask, (ask.hole.length.tokens or 0) if hole is None else 0)
-            if process is not None:
-                settings.check_process(process)
-        except UserError as error:
-            raise UserError(f"{error} (task {name}, {title})") from error
-
-
-def points_of(
-    finished: Finished, plan: Plan, decode: Mapping[str, Any], baseline: bool
-) -> list[Point]:
-    """Returns the points of one run, one per task."""
-    from dlm_eval.reports.sweep.points import Point
-
-    results, several = finished.results, len(set(plan.question.values())) < len(plan.question)
-    found = []
-    for name, question in plan.question.items():
-        scores, cost, metric = (
-            results["results"][name],
-            results["dlm_eval"]["cost"].get(name, {}),
-            plan.metrics[name],
-        )
-        filters = [key.partition(",")[2] for key in scores if key.partition(",")[0] == metric]
-        chosen = filters[0] if filters else ""
-        found.append(
-            Point(
-                task=question,
-                template=name if several else "",
-                decode={} if baseline else {key: str(value) for key, value in decode.items()},
-                baseline=baseline,
-                metric=metric,
-                metric_filter=chosen,
-                value=_number(scores.get(f"{metric},{chosen}")),
-                stderr=_number(scores.get(f"{metric}_stderr,{chosen}")),
-                samples=cost.get("samples", 0),
-                errors=cost.get("errors", 0),
-                forwards=cost.get("forwards", 0),
-                tokens=cost.get("tokens", 0),
-                seconds=cost.get("seconds", 0.0),
-                computed=cost.get("computed_tokens"),
-                finds_length=bool(results["dlm_eval"]["tasks"].get(name, {}).get("finds_length")),
-                values=_values(results, name, metric, chosen),
-                better=bool(results.get("higher_is_better", {}).get(name, {}).get(metric, True)),
-                results=finished.file.name if finished.file else "",
-            )
-        )
-    return found
-
-
-def _values(
-    results: Mapping[str, Any], task: str, metric: str, filter_name: str
-) -> dict[str, float]:
-    """Returns document -> its value of a metric, if the score is their mean; else nothing."""
-    found = {
-        str(sample["doc_id"]): float(sample[metric])
-        for sample in results.get("samples", {}).get(task, ())
-        if sample.get("filter", "none") == filter_name
-        and isinstance(sample.get(metric), (bool, int, float))
-        and "error" not in sample
-    }
-    score = _number(results["results"][task].get(f"{metric},{filter_name}"))
-    mean = math.fsum(found.values()) / len(found) if found else math.nan
-    return found if score is not None and math.isclose(mean, score, abs_tol=1e-9) else {}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and value == value else None

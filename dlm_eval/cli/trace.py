@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlm_eval.cli.model_options import load_chosen, model_arguments
 from dlm_eval.cli.options import OPTIONS, add_options, path_of
 from dlm_eval.errors import SampleError, UserError, unknown_name_error
 from dlm_eval.output import one_line, write_raw
@@ -191,7 +192,7 @@ def _trajectories(args: argparse.Namespace) -> tuple[LoggedRun, list[Logged]]:
 def _record(args: argparse.Namespace) -> Recording:
     from dlm_eval.harness.decode_config import DecodeOptions, user_layer
     from dlm_eval.harness.requests import Hole, Length, hole_canvas
-    from dlm_eval.models import check_device, load_model, process_of
+    from dlm_eval.models import process_of
     from dlm_eval.reports.trace.recording import record
     from dlm_eval.settings import parse_pairs
 
@@ -200,16 +201,11 @@ def _record(args: argparse.Namespace) -> Recording:
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"--{name} is not valid UTF-8")
     decode = user_layer({}, parse_pairs(",".join(args.decode or ()), "--decode"))
-    arguments: dict[str, Any] = dict(parse_pairs(",".join(args.model_args or ()), "--model_args"))
+    arguments = model_arguments(args.model_args)
     process = process_of(args.model, arguments) or "absorbing"
     if decode.get("preset") != "authors":  # find wrong settings before a model is loaded
         _settings(DecodeOptions(decode, "", LENGTH, process), args)
-    if args.device is not None:
-        if "device" in arguments:
-            raise UserError("--device and device of --model_args exclude each other; give one")
-        check_device(args.model, args.device, "--device")
-        arguments["device"] = args.device
-    model = load_model(args.model, **arguments)
+    model = load_chosen(args.model, arguments, args.device)
     settings, length = _settings(DecodeOptions.of(decode, model, LENGTH), args)
     try:
         prompt = (

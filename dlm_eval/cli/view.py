@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dlm_eval.cli.options import path_of
+from dlm_eval.cli.options import add_paths, path_of
 from dlm_eval.errors import UserError
 from dlm_eval.output import one_line
 from dlm_eval.printable import counted
@@ -24,13 +24,7 @@ def add_parser(subparsers: Any) -> None:
         "view", help="results as web pages: scores, charts, samples",
         description=DESCRIPTION, allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument(
-        "paths",
-        nargs="+",
-        type=path_of("PATH"),
-        metavar="PATH",
-        help="result files, or directories with them",
-    )
+    add_paths(parser)
     parser.add_argument(
         "-o", "--output", type=path_of("--output"), metavar="DIR",
         help="write the pages to DIR (index.html, samples/) instead of serving them",

@@ -288,24 +288,16 @@ _PLANNER = (
 )
 ROWS = (
     # judged in the sandbox
-    Row("*", "*", "evaluate.load('code_eval')", _S, "dlm_eval.metrics.code takes its place while "
-                                                    "tasks load"),
+    Row("*", "*", "evaluate.load('code_eval')", _S, "dlm_eval.metrics.code takes its place while tasks load"),
     Row("*", "*", "dlm_eval.sandbox.*", _S, "our own"),
-    Row("tasks/cruxeval/utils.py", "unsafe_execute", "exec", _S, "replaced when the task is "
-                                                                 "loaded"),
+    Row("tasks/cruxeval/utils.py", "unsafe_execute", "exec", _S, "replaced when the task is loaded"),
     Row("tasks/cruxeval/utils.py", "check_correctness", "multiprocessing.*", _S, "replaced when the task is loaded"),
     # cannot be sandboxed
     Row("tasks/longproc/metrics.py", "_evaluate_countdown_final_solution", "eval", _R, "eval() of the model's equations"),
-    Row("tasks/longproc/metrics.py", "_evaluate_spoc_code", "subprocess.*", _R, "g++ and the "
-                                                                                "model's C++ "
-                                                                                "program"),
+    Row("tasks/longproc/metrics.py", "_evaluate_spoc_code", "subprocess.*", _R, "g++ and the model's C++ program"),
     Row("tasks/score/math/math_grader.py", "*", "sympy.parsing.sympy_parser.parse_expr", _R, "sympy's parse_expr, which is eval(), of the model's answer"),
-    Row("tasks/score/math/math_grader.py", "symbolic_equal", "sympy.N", _R, "sympy's N of a "
-                                                                            "text, which is "
-                                                                            "eval(), of the "
-                                                                            "model's answer"),
-    Row("tasks/slr_bench/*", "<module>", "evaluate.load(*)", _R, "a judge from the hub runs the "
-                                                                 "model's Prolog rules"),
+    Row("tasks/score/math/math_grader.py", "symbolic_equal", "sympy.N", _R, "sympy's N of a text, which is eval(), of the model's answer"),
+    Row("tasks/slr_bench/*", "<module>", "evaluate.load(*)", _R, "a judge from the hub runs the model's Prolog rules"),
     # sympy, math_verify, planners: the model's text is parsed, not run
     Row("tasks/score/math/math_grader.py", "symbolic_equal", "sympy.parsing.latex.parse_latex", _H, _LATEX),
     Row("tasks/score/math/math_grader.py", "symbolic_equal", "sympy.simplify", _H, "of a difference, which texts do not have"),
@@ -314,8 +306,7 @@ ROWS = (
     *(Row(file, "is_equiv", "sympy.SympifyError", _H, "an exception") for file in _LATEX_FILES),
     *(Row(file, "is_equiv", "sympy.simplify", _H, _LATEX) for file in _LATEX_FILES),
     *(
-        Row(file, "process_results", "math_verify.*", _H, "only digits and operators reach its "
-                                                          "parse_expr; " + _LATEX)
+        Row(file, "process_results", "math_verify.*", _H, "only digits and operators reach its parse_expr; " + _LATEX)
         for file in _LATEX_FILES[:2]
     ),
     Row("metrics/opencompass_math.py", "verified", "math_verify.*", _H, _LATEX),
@@ -332,39 +323,27 @@ ROWS = (
     Row("*", "*", "evaluate.load('squad_v2')", _H, "compares texts"),
     Row("tasks/scrolls/task.py", "_SCROLLSTask", "evaluate.load(_download_metric())", _H, "a metric from the hub (tau/scrolls) compares texts"),
     Row("tasks/scrolls/task.py", "_download_metric", "huggingface_hub.hf_hub_download", _H, "fetches that metric"),
-    Row("api/registry.py", "get_metric", "evaluate.load(name)", _H, "the metric's own file is "
-                                                                    "scanned when a task has it"),
+    Row("api/registry.py", "get_metric", "evaluate.load(name)", _H, "the metric's own file is scanned when a task has it"),
     Row("tasks/basqueglue/utils.py", "*", "datasets.load_metric", _H, "compares labels"),
     # the network: text is sent or fetched, not run
-    Row("tasks/realtoxicityprompts/metric.py", "*", "requests.*", _H, "sends answers to the "
-                                                                      "Perspective API, with the "
-                                                                      "user's key"),
-    Row("tasks/pisa/utils.py", "judge_mcq", "openai.*", _H, "sends answers to a judge, with the "
-                                                            "user's key"),
+    Row("tasks/realtoxicityprompts/metric.py", "*", "requests.*", _H, "sends answers to the Perspective API, with the user's key"),
+    Row("tasks/pisa/utils.py", "judge_mcq", "openai.*", _H, "sends answers to a judge, with the user's key"),
     Row("tasks/ruler/*", "*", "httpx.*", _H, "fetches essays for prompts"),
     Row("tasks/ruler/qa_utils.py", "download_json", "requests.*", _H, "fetches questions"),
     Row("tasks/*", "*", "nltk.d*", _H, "word lists, fetched and read"),
-    Row("tasks/ifeval/multilingual/*", "<module>", "spacy.load", _H, "models of word forms, "
-                                                                     "installed by the user"),
+    Row("tasks/ifeval/multilingual/*", "<module>", "spacy.load", _H, "models of word forms, installed by the user"),
     Row("utils.py", "*", "requests.*", _H, "tokenizer of a model server"),
     Row("evaluator.py", "evaluate", "requests.items", _H, "a dictionary of that name"),
     # loading of lm-eval's own files, and of checkpoints that the user chose
     Row("tasks/ruler/common_utils.py", "get_tokenizer", "trust_remote_code", _H, "the tokenizer of the checkpoint in --metadata, with its author's code"),
     Row("tasks/babilong/common_utils.py", "get_tokenizer", "trust_remote_code", _H, "the tokenizer of the checkpoint in --metadata, with its author's code"),
     Row("tasks/afrobench/afrisenti/prompt_?/xx.py", "<module>", "trust_remote_code", _H, "a tool of lm-eval's authors; no task names it"),
-    Row("tasks/mlqa/generate_tasks.py", "main", "trust_remote_code", _H, "a tool of lm-eval's "
-                                                                         "authors; no task names "
-                                                                         "it"),
-    Row("tasks/eus_exams/configs.py", "<module>", "requests.get", _H, "a tool of lm-eval's "
-                                                                      "authors; no task names it"),
-    Row("tasks/noreval/ask_gec/errant.py", "evaluate", "subprocess.*", _H, "a tool that its "
-                                                                           "reader starts by "
-                                                                           "hand; no task names "
-                                                                           "it"),
+    Row("tasks/mlqa/generate_tasks.py", "main", "trust_remote_code", _H, "a tool of lm-eval's authors; no task names it"),
+    Row("tasks/eus_exams/configs.py", "<module>", "requests.get", _H, "a tool of lm-eval's authors; no task names it"),
+    Row("tasks/noreval/ask_gec/errant.py", "evaluate", "subprocess.*", _H, "a tool that its reader starts by hand; no task names it"),
     Row("*", "<script>", "*", _H, "only when the file is started as a program"),
     *(
-        Row("tasks/_yaml_loader.py", "*", name, _H, "loads task files, which are code of the "
-                                                    "user's choice")
+        Row("tasks/_yaml_loader.py", "*", name, _H, "loads task files, which are code of the user's choice")
         for name in ("importlib.*", "*.exec_module", "__import__", "yaml.load")
     ),
     Row("prompts/__init__.py", "*", "yaml.full_load", _H, "prompts that a task names by file"),

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, Protocol
 from lm_eval.api.instance import Instance
 
 from dlm_eval.answers import Answering
+from dlm_eval.counts import total
 from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.harness.requests import UnbuiltPrompt
-from dlm_eval.harness.results import Record, is_in_shard, records_of, total_of
+from dlm_eval.harness.results import Record, is_in_shard, records_of
 from dlm_eval.harness.sample_errors import reason_of
 from dlm_eval.harness.shard import Shard
 from dlm_eval.jobs import Answer, Job
@@ -255,7 +256,7 @@ class AnsweredRequests:
         if self.kinds.counts_rows:
             record.rows = sum(part.rows for part in parts)
             if record.kind != "likelihood":
-                record.computed = total_of([part.computed for part in parts])
+                record.computed = total([0, *(part.computed for part in parts)])
         try:
             if not record.error:
                 return self.kinds.of[kind].finish(asked.request, parts, record)

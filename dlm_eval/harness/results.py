@@ -14,6 +14,7 @@ import numpy as np
 from lm_eval.api.instance import Instance
 
 from dlm_eval.canvas import Score
+from dlm_eval.counts import total
 from dlm_eval.engine import Cost
 from dlm_eval.harness.requests import Block, ChoiceForm, Hole
 from dlm_eval.harness.shard import Shard
@@ -344,14 +345,8 @@ def _cost_columns(own: Sequence[Record]) -> dict[str, Any]:
     else:
         found["exit"] = [r.details.get("exit") for r in own]
         found["steps"] = [r.details.get("steps_taken") for r in own]
-        found["computed_tokens"] = total_of([r.computed for r in own])
+        found["computed_tokens"] = total([r.computed for r in own])
     return found
-
-
-def total_of(counts: Sequence[int | None]) -> int | None:
-    """Returns the sum; None if a count is not known."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
 
 
 def likelihood_columns(scores: Sequence[Score | None]) -> dict[str, list[Any]]:
@@ -412,13 +407,13 @@ def cost_block(
     for cost in tasks.values():
         cost["samples"] = len(cost.get("samples", ()))
     for task, counts_of in computed.items():
-        tasks[task]["computed_tokens"] = total_of(counts_of)
+        tasks[task]["computed_tokens"] = total(counts_of)
     for task, (total_nats, tokens) in nats.items():
         tasks[task]["nats_per_token"] = total_nats / tokens
-    total: dict[str, Any] = {"wall_seconds": wall_seconds}
+    whole: dict[str, Any] = {"wall_seconds": wall_seconds}
     if device is not None:
-        total |= {f"device_{key}": value for key, value in vars(device).items()}
-    return {**tasks, "total": total}
+        whole |= {f"device_{key}": value for key, value in vars(device).items()}
+    return {**tasks, "total": whole}
 
 
 def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:

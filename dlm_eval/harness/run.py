@@ -6,6 +6,7 @@ names, data, options and the output directory are found before the weights are l
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -216,14 +217,8 @@ def _evaluate(
     # The cost of earlier runs with this model.
     before = loaded.pool.cost()
     running = ways(tasks["tasks"]) if settings.scores else {}
-    for name, task in tasks["tasks"].items():
-        if name in running:
-            patches.judge_programs_ahead(name, task)
-        patches.guard_task(name, task, errors, lambda: loaded.records)
-    if answered is not None:
-        patches.before_filters(
-            list(tasks["tasks"].values()), lambda: answered(loaded, tasks["tasks"])
-        )
+    after = functools.partial(answered, loaded, tasks["tasks"]) if answered is not None else None
+    patches.prepare_tasks(tasks["tasks"], errors, lambda: loaded.records, running, after)
     results = _answers_and_scores(loaded, tasks, settings, errors)
     device = loaded.pool.cost() - before + loaded.spent.device if loaded.ours else None
     drop_from_samples(results)
@@ -267,12 +262,10 @@ def _answers_and_scores(
     """
     try:
         with ExitStack() as stack:
-            stack.enter_context(patches.metrics_apart(errors))
             if loaded.ours:
                 stack.callback(loaded.lm.stop)
-                if streams():
-                    each = list(tasks["tasks"].values())
-                    stack.enter_context(patches.requests_passed_on(each, loaded.lm.ahead))
+            ahead = loaded.lm.ahead if loaded.ours and streams() else None
+            stack.enter_context(patches.asking(list(tasks["tasks"].values()), errors, ahead))
             outcome = simple_evaluate(
                 model=loaded.lm,
                 tasks=list(tasks["tasks"]),

@@ -15,19 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.harness.setting_checks import check_each, check_samples, check_together
 from dlm_eval.harness.shard import Shard
 from dlm_eval.redaction import learn
-from dlm_eval.sandbox import KINDS
 from dlm_eval.settings import cast_value, describe, parse_pairs, shown
 
 if TYPE_CHECKING:
     from dlm_eval.likelihood import TaskEstimators
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
-MOST_SEED = 2**32 - 1  # numpy's maximum
 MAPPINGS = ("model_args", "decode", "gen_kwargs", "metadata", "hf_hub_log_args")
-MOST = 10**12  # maximum of all counts
-LONGEST_LABEL = 80  # characters
 PLAIN = (str, int, float, bool, types.NoneType)
 
 
@@ -116,73 +113,9 @@ class RunSettings:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.tasks:
-            raise UserError(
-                "--tasks is empty; name at least one task (`dlm-eval ls tasks` lists them)"
-            )
-        if self.limit is not None and not (
-            0 < self.limit < 1 or (1 <= self.limit <= MOST and self.limit % 1 == 0)
-        ):
-            raise UserError(
-                f"--limit '{self.limit:g}' is not allowed; it must be a whole number from 1 to"
-                f" {MOST:g}, or a fraction between 0 and 1"
-            )
-        for name, least in (
-            ("num_fewshot", 0),
-            ("repeats", 1),
-            ("stride", 1),
-            ("max_batch_size", 1),
-            ("bootstrap_iters", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and not least <= value <= MOST:
-                raise UserError(
-                    f"--{name} '{value}' is not allowed; it must be {least} or more, and {MOST:g} "
-                    "at most"
-                )
-        if self.label is not None and len(self.label) > LONGEST_LABEL:
-            raise UserError(
-                f"--label has {len(self.label)} characters; {LONGEST_LABEL} are allowed at most"
-            )
-        for name in ("model", "device", "devices", "output_path", "data_dir", "label"):
-            if getattr(self, name) == "":
-                raise UserError(f"--{name} is empty; give it a value or leave it out")
-        if not all(seed is None or 0 <= seed <= MOST_SEED for seed in self.seed):
-            raise UserError(f"--seed '{self.seed[0]}' is not allowed; it must be 0 to {MOST_SEED}")
-        if self.overlong not in ("truncate", "error"):
-            raise unknown_name_error("--overlong", self.overlong, ("truncate", "error"))
-        if self.engine not in ("local", "ray"):
-            raise unknown_name_error("--engine", self.engine, ("local", "ray"))
-        if self.sandbox not in ("auto", *KINDS):
-            raise unknown_name_error("--sandbox", self.sandbox, ("auto", *KINDS))
-        places = [f"--{name}" for name in ("device", "devices") if getattr(self, name) is not None]
-        places += ["device of --model_args"] if "device" in self.model_args else []
-        if len(places) > 1:
-            raise UserError(f"{' and '.join(places)} exclude each other; give one")
-        if self.ray_address is not None and self.engine != "ray":
-            raise UserError("--ray_address needs --engine ray")
-        if self.score_only and (not self.resume or self.output_path is None):
-            raise UserError(
-                "--score_only needs the journal of --output_path; give it, without --no_resume"
-            )
-        if self.dry_run and self.score_only:
-            raise UserError("--dry_run and --score_only exclude each other; both run no model")
-        if self.part is not None and (
-            not self.resume or self.output_path is None or self.score_only
-        ):
-            raise UserError(
-                "--shard needs the journal of --output_path; give it, without --no_resume and "
-                "--score_only"
-            )
-        if self.log_trajectories and not self.log_samples:
-            raise UserError(
-                "--log_trajectories writes to the samples files; leave out --no_log_samples"
-            )
-        if self.limit is not None and self.samples:
-            raise UserError("--limit and --samples exclude each other; give one")
-        if self.fewshot_as_multiturn and not self.apply_chat_template:
-            raise UserError("--fewshot_as_multiturn needs --apply_chat_template")
-        _check_samples(self.samples)
+        check_each(self)
+        check_together(self)
+        check_samples(self.samples)
 
     @property
     def seeds(self) -> tuple[int | None, ...]:
@@ -377,24 +310,6 @@ def _read_samples(text: str) -> Any:
         ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"--samples '{text}' is not JSON: {error}") from error
-
-
-def _check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:
-    if samples is not None and not (samples and isinstance(samples, Mapping)):
-        raise UserError(
-            f"--samples '{shown(samples)}' is not allowed; it must be JSON of task -> list of "
-            "document numbers"
-        )
-    for task, indices in (samples or {}).items():
-        if (
-            not isinstance(indices, (list, tuple))
-            or not indices
-            or any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in indices)
-        ):
-            raise UserError(
-                f"--samples {task} '{shown(indices)}' is not allowed; it must be a list of "
-                "document numbers from 0"
-            )
 
 
 def output_directory(output_path: str) -> Path:

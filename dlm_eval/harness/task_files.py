@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.harness.lm_eval_patches import quick_index, quiet_index
+from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.hub import hub_reachable
 from dlm_eval.packaged import task_folders
 from dlm_eval.settings import shown
@@ -295,7 +295,7 @@ def _described(entry: Any) -> dict[str, Any]:
 def _lm_evals() -> Any:
     from lm_eval.tasks import TaskManager
 
-    with quiet_index(), quick_index():
+    with patches.finding():
         return TaskManager(include_defaults=True)
 
 
@@ -308,7 +308,7 @@ def _manager(include_path: str | None, everything: bool) -> Any:
         for file in root.glob("**/*.yaml"):
             # A file that is nested too deeply would crash lm-eval's parser.
             read_yaml_text(file, str(file))
-    with quiet_index(), quick_index():
+    with patches.finding():
         return TaskManager(include_path=roots, include_defaults=everything)
 
 

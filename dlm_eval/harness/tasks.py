@@ -73,8 +73,8 @@ def load_tasks(
     for root in given:
         check_folder(root)
     roots = [*ours, *given]
-    with patches.quiet_index(), patches.no_default_length(), patches.local_first(data_dir):
-        with patches.quick_index():
+    with patches.reading(data_dir):
+        with patches.finding():
             manager, found = _find(_split(names), roots, dict(metadata or {}))
         with patches.loading(seeds, data_dir):
             built = [item for name in found for item in _build(manager, name)]

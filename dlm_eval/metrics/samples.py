@@ -302,7 +302,7 @@ class Judge:
 
     def _encoded(self, context: str, text: str) -> tuple[list[int], int]:
         """Returns the ids of context and text, and the number of those of the context."""
-        from dlm_eval.models.tokenizer import text_ids
+        from dlm_eval.models.encoding import text_ids
 
         tokenizer = _tokenizer(self.folder)
         whole, head = (
@@ -325,7 +325,7 @@ class Judge:
         """
         import torch
 
-        from dlm_eval.models.tokenizer import text_ids
+        from dlm_eval.models.encoding import text_ids
 
         ids = text_ids(_tokenizer(self.folder), text, self.folder.name)
         model = _model(self)
@@ -397,7 +397,7 @@ def find_judge(name: str, device: str = "auto") -> Judge:
 
 @functools.lru_cache(maxsize=2)
 def _tokenizer(folder: CheckpointFiles) -> Any:
-    from dlm_eval.models.tokenizer import load_tokenizer
+    from dlm_eval.models.tokenizer_files import load_tokenizer
 
     return load_tokenizer(folder)
 

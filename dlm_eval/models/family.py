@@ -24,9 +24,9 @@ from dlm_eval.models.loading import (
     read_config,
     require_family,
 )
-from dlm_eval.models.lora import adapter_files
+from dlm_eval.models.lora_config import adapter_files
 from dlm_eval.models.probes import probe
-from dlm_eval.models.tokenizer import read_tokenizer
+from dlm_eval.models.tokenizer_files import read_tokenizer
 from dlm_eval.models.transformer import ModelFacts, TransformersDenoiser
 from dlm_eval.models.weight_files import hash_weights, sha256_of
 from dlm_eval.models.weights import Network

@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any
 
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.chat import NO_TEMPLATE, render_chat
-from dlm_eval.models.config_tables import check_config
-from dlm_eval.models.denoiser import NO_MASK
-from dlm_eval.models.loading import LARGEST_JSON, CheckpointFiles, LoadSettings, first_line, locate
-from dlm_eval.models.pieces import can_cut, pieces, read_rules
+from dlm_eval.models.encoding import EncodingMemory
 from dlm_eval.printable import is_text
-from dlm_eval.redaction import redact_message
-
-TEXT_FILES = ["tokenizer*", "vocab*", "merges.txt", "*.model", "spiece*", "sentencepiece*"]
-MOST_KNOWN = 2**23  # characters of texts whose ids are kept
-LARGEST_TEXT = 2**28  # bytes of a tokenizer's file; real ones have up to 35 million
 
 # The letters in which byte-level tokenizers write bytes (GPT-2's).
 _PRINTED = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTES = {chr(byte): byte for byte in _PRINTED} | {
     chr(256 + place): byte for place, byte in enumerate(sorted(set(range(256)) - set(_PRINTED)))
 }
-
-log = logging.getLogger(__name__)
 
 
 class TokenizerInfo:
@@ -192,218 +178,6 @@ def text_start_of(plain: Sequence[int], whole: Sequence[int]) -> tuple[int, ...]
     return tuple(map(int, whole[:begin]))
 
 
-class EncodingMemory:
-    """Ids of texts and pieces of texts that were encoded before.
-
-    Args:
-        tokenizer: encodes.
-        backend: its object of the `tokenizers` library, if it does nothing but call that. Without
-            it nothing is kept.
-        name: of the checkpoint, for messages.
-    """
-
-    def __init__(self, tokenizer: Any, backend: Any, name: str) -> None:
-        self._tokenizer, self._name = tokenizer, name
-        self._batches = backend is not None
-        self._cuts = backend is not None and can_cut(read_rules(backend))
-        self._known: dict[str, list[int]] = {}
-        # The pieces of the texts that were learned last, and the ids of those that came repeatedly.
-        self._ahead: dict[str, list[str]] = {}
-        self._repeated: dict[str, list[int] | None] = {}
-        # The pieces of the last text but its last piece, as a text with one character more, and as a list.
-        self._last: tuple[str, list[str]] = ("", [])
-        self._size = 0  # characters
-
-    def ids(self, text: str) -> list[int]:
-        """Returns the ids of a text (see `text_ids`)."""
-        if not self._batches or not is_text(text):
-            return text_ids(self._tokenizer, text, self._name)
-        if (known := self._repeated.get(text)) is not None:
-            return list(known)
-        parts = self._ahead.get(text) or self._parts(text)
-        try:
-            if not all(map(self._known.__contains__, parts)):
-                self._encode(parts)
-        except BaseException as error:
-            if not is_panic(error):
-                raise
-            return text_ids(self._tokenizer, text, self._name)
-        ids = list(chain.from_iterable(map(self._known.__getitem__, parts)))
-        if text in self._repeated:
-            self._repeated[text] = list(ids)
-        return ids
-
-    def learn(self, texts: Sequence[str]) -> None:
-        """Encodes what is not known of the texts, or nothing if the tokenizer fails on any."""
-        if self._batches:
-            count = Counter(texts)
-            self._ahead = {text: self._parts(text) for text in count}
-            self._repeated = {text: None for text, times in count.items() if times > 1}
-            try:
-                self._encode(list(chain.from_iterable(self._ahead.values())))
-            except BaseException as error:
-                if not isinstance(error, Exception) and not is_panic(error):
-                    raise
-
-    def _parts(self, text: str) -> list[str]:
-        if not self._cuts:
-            return [text]
-        # The choices of a question differ in their last piece only.
-        before, known = self._last
-        rest = text[len(before) - 1 :] if before and text.startswith(before) else text
-        parts = [*known, *pieces(rest)] if rest is not text else pieces(text)
-        if len(parts) > 1:
-            self._last = text[: len(text) - len(parts[-1]) + 1], parts[:-1]
-        return parts
-
-    def _encode(self, parts: Sequence[str]) -> None:
-        """Encodes the parts that are not known. All of them are known then."""
-        if self._size > MOST_KNOWN:
-            self._known, self._size = {}, 0
-        fresh = [part for part in dict.fromkeys(parts) if part not in self._known]
-        if fresh:
-            found = self._tokenizer(
-                fresh,
-                add_special_tokens=False,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,
-            )
-            self._known.update(zip(fresh, found["input_ids"], strict=True))
-            self._size += sum(map(len, fresh))
-
-
-def read_tokenizer(
-    folder: CheckpointFiles,
-    config: dict[str, Any],
-    settings: LoadSettings,
-    eos_tokens: Sequence[str] = (),
-    mask_token: str | None = None,
-    tokenizer_class: Any = None,
-    default_mask: int | None = None,
-    mask_may_be_regular: bool = False,
-) -> TokenizerInfo:
-    """Returns the vocabulary of a checkpoint folder.
-
-    The mask is, in this order: the option, the config's, the tokenizer's, `mask_token` if the
-        tokenizer
-    has it, `default_mask`, the named checkpoint's.
-
-    Args:
-        folder: the checkpoint.
-        config: its config.json.
-        settings: `mask_id`, `tokenizer` and the named checkpoint are used.
-        eos_tokens: texts of tokens that end a text in this family, in order; those that the
-            tokenizer lacks are left out.
-        mask_token: text of this family's mask token.
-        tokenizer_class: transformers class for a folder without tokenizer.json.
-        default_mask: mask id that the family's architecture implies.
-        mask_may_be_regular: whether the family's mask may be an ordinary word, which texts may
-            contain.
-
-    Raises:
-        UserError: no tokenizer, no mask token, or config and tokenizer disagree about it.
-    """
-    where = locate(settings.tokenizer, setting="tokenizer") if settings.tokenizer else folder
-    tokenizer = load_tokenizer(where, tokenizer_class)
-    mask_id = _mask_id(tokenizer, folder, config, settings, mask_token, default_mask)
-    known = [i for i in (token_id(tokenizer, text) for text in eos_tokens) if i is not None]
-    generation = folder.read_json("generation_config.json")
-    check_config(generation, f"pretrained '{folder.name}'", "generation_config.json")
-    stated = (tokenizer.eos_token_id, config.get("eos_token_id"), generation.get("eos_token_id"))
-    ends = [*known, *(i for value in stated for i in _ids(value))]
-    bos = (
-        tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.get("bos_token_id")
-    )
-    pad = (
-        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.get("pad_token_id")
-    )
-    built = TokenizerInfo(tokenizer, mask_id, ends, bos, pad, where.name, mask_may_be_regular)
-    _refuse_equal(built, folder, settings)
-    return built
-
-
-def load_tokenizer(folder: CheckpointFiles, tokenizer_class: Any = None) -> Any:
-    """Returns the folder's tokenizer, without remote code: tokenizer.json as it is if there is one.
-
-    Raises:
-        UserError: the folder has no tokenizer that transformers can read.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    try:
-        _check_files(folder)
-        if (folder.path / "tokenizer.json").is_file():
-            found = PreTrainedTokenizerFast.from_pretrained(folder.path, local_files_only=True)
-        elif tokenizer_class is not None:
-            found = tokenizer_class.from_pretrained(folder.path, local_files_only=True)
-        else:
-            found = AutoTokenizer.from_pretrained(
-                folder.path, trust_remote_code=False, local_files_only=True
-            )
-        # or its entries do not fit
-        found.decode(found.encode("A word.", add_special_tokens=False, verbose=False))
-        return found
-    except BaseException as error:  # whatever the files break: transformers raises many kinds here
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
-        reason = " ".join(redact_message(str(error)).split())[:200]
-        raise UserError(
-            f"pretrained '{folder.name}' has no tokenizer that can be read ({reason}); add "
-            "tokenizer.json, or set tokenizer=ID_OR_DIR"
-        ) from None
-
-
-def text_ids(tokenizer: Any, text: str, name: str) -> list[int]:
-    """Returns the ids of `text` in the tokenizer of the checkpoint `name`, with no special token
-    added.
-
-    Raises:
-        SampleError: it holds half of a surrogate pair, or a regular expression of the tokenizer is
-            given up.
-    """
-    if not is_text(text):
-        raise SampleError(
-            f"the tokenizer of '{name}' reads no half of a surrogate pair, which is no text"
-        )
-    try:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
-    except BaseException as error:
-        if not is_panic(error):
-            raise
-        raise SampleError(
-            f"the tokenizer of '{name}' gives up on the text: {first_line(error)}"
-        ) from None
-    return ids
-
-
-def is_panic(error: BaseException) -> bool:
-    """Returns whether an error is a panic of Rust code, which has no class to import.
-
-    An example is a regular expression of tokenizer.json that was given up.
-    """
-    return type(error).__name__ == "PanicException"
-
-
-def _check_files(folder: CheckpointFiles) -> None:
-    """Raises ValueError or UserError if a file is too large, no JSON, or makes long texts."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
-        folder.read_json(name)
-    for pattern, most in (
-        *((name, LARGEST_TEXT) for name in TEXT_FILES),
-        ("**/*.jinja", LARGEST_JSON),
-    ):
-        for file in folder.path.glob(pattern):
-            size = file.stat().st_size
-            if file.is_file() and size > most:
-                raise ValueError(f"{file.name} has more than {most >> 20} MiB")
-            if file.is_file() and size == 0:  # or a file of the kernel's behind a link
-                raise ValueError(f"{file.name} is empty")
-    rules = folder.path / "tokenizer.json"
-    if rules.is_file():
-        check_growth(json.loads(rules.read_bytes()))
-
-
 def is_backend(tokenizer: Any) -> bool:
     """Returns whether a tokenizer only hands texts and ids to the `tokenizers` library."""
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -416,14 +190,6 @@ def is_backend(tokenizer: Any) -> bool:
         and (own.encode, own.decode)
         == (PreTrainedTokenizerBase.encode, PreTrainedTokenizerBase.decode)
     )
-
-
-def token_id(tokenizer: Any, text: str | None) -> int | None:
-    """Returns the id of the single token `text`, or None if the tokenizer lacks it."""
-    if text is None:
-        return None
-    found = tokenizer.get_vocab().get(text)
-    return None if found is None else int(found)
 
 
 def is_word(tokenizer: Any, token: int) -> bool:
@@ -444,105 +210,3 @@ def is_word(tokenizer: Any, token: int) -> bool:
         "".join(pair) if isinstance(pair, list) else pair.replace(" ", "", 1) for pair in merges
     }
     return len(text) == 1 or text in joined
-
-
-def _refuse_equal(
-    vocabulary: TokenizerInfo, folder: CheckpointFiles, settings: LoadSettings
-) -> None:
-    """Raises UserError if the mask is also another special token, as each hole would be."""
-    allowed = settings.known.equal_ids if settings.known else ()
-    for name, ids in (
-        ("bos", [vocabulary.bos_id]),
-        ("pad", [vocabulary.pad_id]),
-        ("eos", vocabulary.eos_ids),
-    ):
-        if vocabulary.mask_id in ids and vocabulary.mask_id != NO_MASK and name not in allowed:
-            raise UserError(
-                f"pretrained '{folder.name}': its mask token and its {name} token are one id, "
-                f"{vocabulary.mask_id}; "
-                "set mask_id= to another, or mend its files"
-            )
-
-
-def _mask_id(
-    tokenizer: Any,
-    folder: CheckpointFiles,
-    config: dict[str, Any],
-    settings: LoadSettings,
-    text: str | None,
-    default: int | None,
-) -> int:
-    if settings.mask_id is not None:
-        return settings.mask_id
-    stated, own = config.get("mask_token_id"), tokenizer.mask_token_id
-    if stated is not None and own is not None and stated != own:
-        raise UserError(
-            f"pretrained '{folder.name}': config.json says mask_token_id {stated}, the tokenizer "
-            f"{own}; choose one with mask_id="
-        )
-    expected = settings.known.mask_id if settings.known else None
-    found = next(
-        (i for i in (stated, own, token_id(tokenizer, text), default, expected) if i is not None),
-        None,
-    )
-    if found is None:
-        raise UserError(
-            f"pretrained '{folder.name}': neither its tokenizer nor its config.json names a mask "
-            "token; set mask_id="
-        )
-    if expected is not None and found != expected:
-        log.warning("%s: mask id %d, where %d was expected", folder.name, found, expected)
-    return int(found)
-
-
-def _ids(value: Any) -> list[int]:
-    return (
-        [] if value is None else list(value) if isinstance(value, (list, tuple)) else [int(value)]
-    )
-
-
-# -- how much longer a tokenizer.json can make a text ----------------------------------------------
-# A few replacements, one after the other, multiply it without end.
-
-LONGEST_GROWTH = 1000  # times; of published tokenizers, the most is below 40
-PARTS = ("normalizers", "pretokenizers", "decoders", "processors")
-STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-UNICODE = 18  # times, which is what NFKC makes of U+FDFA
-LONGER = {"NFC": 3, "NFD": 4, "NFKC": UNICODE, "NFKD": UNICODE, "Precompiled": UNICODE, "BertNormalizer": 4, "ByteLevel": 4}  # fmt: skip
-
-
-def check_growth(tokenizer: Any) -> None:
-    """Raises ValueError if a step of a tokenizer.json makes texts too much longer."""
-    if not isinstance(tokenizer, Mapping):
-        raise ValueError("tokenizer.json is no mapping")
-    for step in STEPS:
-        if _growth(tokenizer.get(step)) > LONGEST_GROWTH:
-            raise ValueError(
-                f"tokenizer.json has a {step} that makes a text more than {LONGEST_GROWTH} times "
-                "longer"
-            )
-
-
-def _growth(part: Any) -> float:
-    """Returns the most by which one step multiplies the length of a text."""
-    if not isinstance(part, Mapping):
-        return 1
-    inner = [each for name in PARTS if isinstance(part.get(name), list) for each in part[name]]
-    own = LONGER.get(str(part.get("type")), 1)
-    return math.prod([own, *map(_growth, inner)], start=_written(part))
-
-
-def _written(part: Mapping[str, Any]) -> float:
-    content, pattern = part.get("content"), part.get("pattern")
-    if isinstance(content, str) and isinstance(pattern, Mapping):
-        # an empty one is found everywhere, and so may a regular expression be
-        found = pattern.get("String")
-        return (
-            max(1, len(content) / len(found))
-            if isinstance(found, str) and found
-            else len(content) + 1
-        )
-    if isinstance(part.get("prepend"), str):
-        return len(part["prepend"]) + 1
-    single = part.get("single")
-    return max(1, sum("Sequence" in piece for piece in single)) if isinstance(single, list) else 1

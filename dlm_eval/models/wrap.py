@@ -205,19 +205,9 @@ def wrap(
     """
     ends = (eos_ids,) if isinstance(eos_ids, int | str) else tuple(eos_ids or ())
     _check_words(tokenizer, attention, process)
-    if mask_id is None and process == "absorbing":
-        raise UserError(
-            "wrap(mask_id=) is missing; give the id of the mask token, or process='uniform'"
-        )
-    if (attention == "block") != (block_length is not None):
-        raise UserError(
-            f"wrap(block_length={block_length}) does not go with attention='{attention}'; 'block' "
-            "needs one, others none"
-        )
+    _check_together(mask_id, process, attention, block_length)
     numbers = {"mask_id": mask_id, "bos_id": bos_id, "pad_id": pad_id}
     _check_numbers({**numbers, "vocab_size": vocab_size, "max_length": max_length}, ends)
-    if max_length < 2:
-        raise UserError(f"wrap(max_length={max_length}) is not allowed; it must be 2 or more")
     model = WrappedDenoiser(
         logits,
         tokenizer,
@@ -237,22 +227,40 @@ def wrap(
         device=_device(device),
     )
     try:
-        if vocab_size is None:
-            model.vocab_size = model.logits(
-                torch.zeros(1, min(2, max_length), dtype=torch.long)
-            ).shape[-1]
-        for end in ends:
-            if not 0 <= end < model.vocab_size or end == model.mask_id:
-                allowed = f"0 to {model.vocab_size - 1}, and not the mask"
-                raise UserError(f"wrap(eos_ids={end}) is not allowed; it must be {allowed}")
-        probe(model, own=True)
-        check_cache(model)
-        model.batch_invariant = model.device.type != "cpu" or rows_are_invariant(model)
+        _ask_function(model, vocab_size is None)
     except UserError:
         raise
     except Exception as error:  # the user's function may raise anything
         raise UserError(f"wrap: logits() failed: {reason(error)}") from error
     return model
+
+
+def _ask_function(model: WrappedDenoiser, ask_size: bool) -> None:
+    """Tests the function, and puts into `model` what is learned of it."""
+    if ask_size:
+        some = torch.zeros(1, min(2, model.max_length), dtype=torch.long)
+        model.vocab_size = model.logits(some).shape[-1]
+    for end in model.eos_ids:
+        if not 0 <= end < model.vocab_size or end == model.mask_id:
+            allowed = f"0 to {model.vocab_size - 1}, and not the mask"
+            raise UserError(f"wrap(eos_ids={end}) is not allowed; it must be {allowed}")
+    probe(model, own=True)
+    check_cache(model)
+    model.batch_invariant = model.device.type != "cpu" or rows_are_invariant(model)
+
+
+def _check_together(
+    mask_id: int | None, process: str, attention: str, block_length: int | None
+) -> None:
+    if mask_id is None and process == "absorbing":
+        raise UserError(
+            "wrap(mask_id=) is missing; give the id of the mask token, or process='uniform'"
+        )
+    if (attention == "block") != (block_length is not None):
+        raise UserError(
+            f"wrap(block_length={block_length}) does not go with attention='{attention}'; 'block' "
+            "needs one, others none"
+        )
 
 
 def _check_words(tokenizer: Any, attention: str, process: str) -> None:
@@ -276,6 +284,10 @@ def _check_numbers(numbers: Mapping[str, Any], ends: Sequence[Any]) -> None:
     for what, value in [*numbers.items(), *(("eos_ids", end) for end in ends)]:
         if value is not None and type(value) is not int:
             raise UserError(f"wrap({what}={value!r}) is not allowed; it must be a whole number")
+    if numbers["max_length"] < 2:
+        raise UserError(
+            f"wrap(max_length={numbers['max_length']}) is not allowed; it must be 2 or more"
+        )
 
 
 def _device(device: torch.device | str) -> torch.device:

@@ -191,23 +191,21 @@ def _option(action: argparse.Action, formatter: argparse.HelpFormatter) -> list[
 
 def yaml_keys() -> str:
     """Returns the page of the keys of all YAML files."""
-    from dlm_eval.decoding.presets import Preset
+    begin = [
+        "# Keys of YAML files\n",
+        "An unknown key is an error with the nearest one. Tables are read from the code that reads the files.\n",
+    ]
+    files = (_task_keys, _suite_keys, _board_keys, _rule_keys, _run_keys, _packaged_keys)
+    return "\n".join([*begin, *(part for keys in files for part in keys())])
+
+
+def _task_keys() -> list[str]:
     from dlm_eval.harness.blocks import BlockSpec
     from dlm_eval.harness.choices import ChoiceSpec
     from dlm_eval.harness.infill import InfillSpec
-    from dlm_eval.harness.run_settings import RunSettings
-    from dlm_eval.harness.suites import Conditions, Entry, OutOfReach, Suite
     from dlm_eval.harness.task_metadata import METADATA
-    from dlm_eval.likelihood.presets import EstimatorPreset
-    from dlm_eval.models.catalog import Checkpoint, Family
-    from dlm_eval.options import describe_options
-    from dlm_eval.reports.board.board_file import KEYS
-    from dlm_eval.reports.regression.rules import Rules, TaskRules
 
-    rules = {k: v for k, v in describe_options(Rules).items() if k != "tasks"}
-    parts = [
-        "# Keys of YAML files\n",
-        "An unknown key is an error with the nearest one. Tables are read from the code that reads the files.\n",
+    return [
         "## Tasks\n",
         "A task is a YAML of lm-eval ([writing a task](tasks.md#writing-a-task)). What dlm_eval adds stands "
         "under `metadata`; some of it can be given with `--metadata k=v` too.\n",
@@ -218,6 +216,13 @@ def yaml_keys() -> str:
         fields_table(ChoiceSpec),
         "### `metadata.blocks`\n",
         fields_table(BlockSpec),
+    ]
+
+
+def _suite_keys() -> list[str]:
+    from dlm_eval.harness.suites import Conditions, Entry, OutOfReach, Suite
+
+    return [
         "## Suites\n",
         "What a paper ran ([Suites](../reproduce/suites.md)). `settings` holds defaults for all entries: the keys of "
         "an entry's conditions.\n",
@@ -228,21 +233,48 @@ def yaml_keys() -> str:
         fields_table(Conditions),
         "### Out of reach\n",
         table(("key", "meaning"), [[code(f.name), "text"] for f in dataclasses.fields(OutOfReach)]),
-        "## Boards\n",
-        "Tables of results ([Leaderboards](../guides/leaderboards.md)).\n",
     ]
+
+
+def _board_keys() -> list[str]:
+    from dlm_eval.reports.board.board_file import KEYS
+
+    parts = ["## Boards\n", "Tables of results ([Leaderboards](../guides/leaderboards.md)).\n"]
     for part, keys in KEYS.items():
         parts += [f"### Boards: `{part}`\n"] if part else []
         parts.append(_keys(keys))
-    parts += [
+    return parts
+
+
+def _rule_keys() -> list[str]:
+    from dlm_eval.options import describe_options
+    from dlm_eval.reports.regression.rules import Rules, TaskRules
+
+    return [
         "## Rules of `dlm-eval check`\n",
         "What makes a check fail ([Regression](../guides/regression.md)). `tasks` maps names of tasks to their rules.\n",
-        options_table(rules),
+        options_table({k: v for k, v in describe_options(Rules).items() if k != "tasks"}),
         "### Rules of a task\n",
         options_table(describe_options(TaskRules)),
+    ]
+
+
+def _run_keys() -> list[str]:
+    from dlm_eval.harness.run_settings import RunSettings
+
+    return [
         "## Settings of a run: `--config`\n",
         "The file of `--config` has the options of `dlm-eval run` without `--`; options of the command line come first.\n",
         fields_table(RunSettings, docs=_run_help()),
+    ]
+
+
+def _packaged_keys() -> list[str]:
+    from dlm_eval.decoding.presets import Preset
+    from dlm_eval.likelihood.presets import EstimatorPreset
+    from dlm_eval.models.catalog import Checkpoint, Family
+
+    return [
         "## `checkpoints.yaml`\n",
         "Models by name, a file of the package ([all of them](checkpoints.md)).\n",
         "### `checkpoints.yaml`: families\n",
@@ -256,7 +288,6 @@ def yaml_keys() -> str:
         "### `presets.yaml`: estimators\n",
         fields_table(EstimatorPreset, without=("name",)),
     ]
-    return "\n".join(parts)
 
 
 def _keys(meanings: Mapping[str, str]) -> str:

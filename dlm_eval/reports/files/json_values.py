@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dlm_eval.printable import valid_unicode
@@ -44,11 +44,6 @@ def count(value: object) -> int | None:
     found = number(value)
     whole = found is not None and 0 <= found < 2**63 and found == int(found)
     return int(found) if whole and found is not None else None
-
-
-def total(values: Sequence[Any]) -> Any:
-    """Returns the sum; None if there is none, or one is missing."""
-    return None if not values or any(value is None for value in values) else sum(values)
 
 
 def digest(value: Any) -> str:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from dlm_eval.counts import total
 from dlm_eval.reports.files.content import MOST_MEMBERS, Content
 from dlm_eval.reports.files.digests import Digests
-from dlm_eval.reports.files.json_values import count, first_text, listed, number, total
+from dlm_eval.reports.files.json_values import count, first_text, listed, number
 from dlm_eval.reports.files.row import GENERATION, LIKELIHOOD
 from dlm_eval.sandbox import UNSANDBOXED
 

@@ -1,48 +1,27 @@
-"""The grid of decode settings of a sweep, and the score and speed of each of its points.
+"""The score and speed of each point of a sweep's grid.
 
-    words of --decode -> grid -> (runs) -> points -> mean over templates -> Pareto front, AUP ->
-    CSV, plot
+    words of --decode -> grid.py -> plan.py -> (runs) -> run_points.py -> points -> mean over
+    templates -> Pareto front, AUP -> CSV, plot, text
 
-cli/sweep.py makes the plan and does the runs.
+cli/sweep.py does the runs.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dlm_eval.errors import UserError
-from dlm_eval.reports.files.json_values import total
+from dlm_eval.counts import total
 from dlm_eval.reports.regression.statistics import Paired, paired
-from dlm_eval.settings import split_commas
 
 # Settings that trade quality for speed. They vary along a curve. All others distinguish curves.
 SPEED = (
-    "steps",
-    "steps_per_block",
-    "threshold",
-    "factor",
-    "entropy_bound",
-    "editing_threshold",
-    "num_to_transfer",
-    "conf_threshold",
-    "kl_threshold",
-    "low_threshold",
-    "threshold_back",
-    "frechet_margin",
-    "draft_steps",
-    "prompt_interval_steps",
-    "gen_interval_steps",
-    "transfer_ratio",
-    "cache_steps",
-    "rollout_p",
-    "current_k",
-)
+    "steps", "steps_per_block", "threshold", "factor", "entropy_bound", "editing_threshold", "num_to_transfer", "conf_threshold", "kl_threshold",
+    "low_threshold", "threshold_back", "frechet_margin", "draft_steps", "prompt_interval_steps", "gen_interval_steps", "transfer_ratio", "cache_steps", "rollout_p", "current_k",
+)  # fmt: skip
 BASELINE = "one token per step"
 
 
@@ -121,54 +100,13 @@ class Point:
     @property
     def curve(self) -> str:
         """The settings that all points on the same curve share."""
-        return (
-            BASELINE
-            if self.baseline
-            else ", ".join(f"{k}={v}" for k, v in self.decode.items() if k not in SPEED)
-        )
+        shared = {key: value for key, value in self.decode.items() if key not in SPEED}
+        return BASELINE if self.baseline else words_of(shared)
 
 
-def grid(groups: Sequence[Sequence[str]]) -> list[dict[str, str]]:
-    """Returns all combinations of settings, group by group, without duplicates.
-
-    Args:
-        groups: the words of each --decode, for example "steps=8,16". A comma outside brackets
-            separates alternatives.
-
-    Raises:
-        UserError: a word is not key=value[,value...], or a group has a key twice.
-    """
-    points: list[dict[str, str]] = []
-    for words in groups:
-        axes = _axes(words)
-        for values in itertools.product(*axes.values()):
-            point = dict(zip(axes, values, strict=True))
-            if point not in points:
-                points.append(point)
-    return points
-
-
-def _axes(words: Sequence[str]) -> dict[str, list[str]]:
-    axes: dict[str, list[str]] = {}
-    wrong = UserError(
-        f"--decode '{' '.join(words)}' is not of the form key=value[,value...] key=value[,value...]"
-    )
-    for part in split_commas(",".join(words)):
-        named = re.match(r"(\w+)\s*=\s*(.*)", part, re.DOTALL)
-        if named and named[1] in axes:
-            raise UserError(
-                f"--decode {named[1]} is given twice; write its alternatives with commas: "
-                f"{named[1]}=VALUE,VALUE"
-            )
-        if named:
-            axes[named[1]] = []
-        value = named[2] if named else part
-        if not axes or not value:
-            raise wrong
-        axes[next(reversed(axes))].append(value)
-    if not axes:
-        raise wrong
-    return axes
+def words_of(decode: Mapping[str, object]) -> str:
+    """Returns decode settings as text."""
+    return ", ".join(f"{key}={value}" for key, value in decode.items())
 
 
 def mean_of_templates(points: Sequence[Point]) -> Point:
