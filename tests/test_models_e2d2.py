@@ -111,7 +111,10 @@ def test_the_bound_is_the_recorded(recorded: Any) -> None:
 
 
 def options_of(case: Any) -> dict[str, Any]:
-    same = ("num_steps", "confidence_margin_based_noising", "confidence_threshold")
+    same = (
+        "num_steps", "confidence_margin_based_noising", "confidence_threshold",
+        "align_inputs_to_blocks",
+    )  # fmt: skip
     return {name: case["settings"][name] for name in same} | {"early_exit": False}
 
 
@@ -121,31 +124,33 @@ def test_texts_and_forwards_equal_the_recorded(shared: Path, recorded: Any, cach
     the hole to its end, so ours is compared up to where theirs ends."""
     model, golden = recorded
     whole = None
-    compared = 0
+    moved = 0
     for case in golden["generate"]["cases"]:
         asked, prompt = case["settings"], case["prompt"]
         begun = len(prompt) % model.block_length
-        if begun and not asked["align_inputs_to_blocks"]:
-            continue  # blocks that begin with the end of the prompt are not built
-        if begun:
-            assert case["tokens"][-begun:] == [MASK] * begun
+        aligned = asked["align_inputs_to_blocks"]
+        missing = begun if aligned else 0
+        assert case["tokens"][len(case["tokens"]) - missing :] == [MASK] * missing
         network = model
         if not asked["use_cache"]:
             folder = folder_of(shared, "e2d2_sharekv")
             whole = whole or load(shared, folder, bidirectional_prefix=True)
             network = whole
-        length = asked["max_new_tokens"] - begun
+        length, options = asked["max_new_tokens"] - missing, options_of(case)
         hole = Canvas.completion(prompt, length)
-        (found,) = fill(network, [hole], "predict_and_noise", cache=cache, **options_of(case))
+        (found,) = fill(network, [hole], "predict_and_noise", cache=cache, **options)
         assert list(found.tokens) == case["tokens"][len(prompt) : len(prompt) + length], asked
         assert found.forwards == found.steps == case["nfe"], asked
-        if begun:
+        if missing:
             hole = Canvas.completion(prompt, asked["max_new_tokens"])
-            (more,) = fill(network, [hole], "predict_and_noise", cache=cache, **options_of(case))
+            (more,) = fill(network, [hole], "predict_and_noise", cache=cache, **options)
             assert more.tokens[:length] == found.tokens
             assert not {MASK, BLANK} & set(more.tokens)
-        compared += 1
-    assert compared >= 17
+        if begun and not aligned:
+            options["align_inputs_to_blocks"] = True
+            (other,) = fill(network, [hole], "predict_and_noise", cache=cache, **options)
+            moved += other.tokens != found.tokens
+    assert moved > 1  # the setting does something
 
 
 # -- rows, batches, caches -------------------------------------------------------------------------
