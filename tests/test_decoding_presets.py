@@ -55,6 +55,8 @@ def test_a_preset_fills_a_hole(name: str) -> None:
         pytest.skip("the length may change; test_samplers_lengths.py fills with these")
     if settings.cache.name != "exact":
         pytest.skip("the toy remembers nothing; test_decoding_cache.py fills with these")
+    if not settings.align_inputs_to_blocks:
+        pytest.skip("the toy is not told its prompt; test_models_e2d2.py fills so")
     if settings.strategy.name == "dmax":
         pytest.skip("the toy reads no mixtures of tokens; test_samplers_dmax.py fills with it")
     if settings.strategy.why_not(Toy(ToySettings())):

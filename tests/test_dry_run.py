@@ -20,7 +20,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.jobs import Answer, Checkpoint, FillJob, Job, ScoreJob, drive_jobs
 from dlm_eval.journal import Journal, StoredJournal
 from dlm_eval.likelihood import parse_estimator
-from dlm_eval.likelihood.program import most_rows
+from dlm_eval.likelihood.program import budget, most_rows
 from dlm_eval.models import packaged_asset
 from dlm_eval.models.families.toy import Toy, ToySettings
 
@@ -251,6 +251,48 @@ def test_06_no_score_runs_more_rows(text: str) -> None:
             if fixed and not greedy and "precision" not in text:
                 assert rows == most, n
     assert most_rows(model, Canvas.continuation([1], []), estimator) == 0
+
+
+def test_06_the_budget_of_a_text_in_blocks_is_that_of_its_blocks(tasks: Path) -> None:
+    """Seven tokens behind four, in blocks of 3: two, three and two tokens, and a third of the rows each."""
+
+    class Blocks(Toy):
+        attention = "block"  # type: ignore[assignment]
+        block_length = 3  # type: ignore[assignment]
+
+    model = Blocks(ToySettings(vocab=6, inconsistency=0.5))
+    canvas = Canvas.continuation(model.encode("abcd"), model.encode("fedcbaf"), "k")
+    for text, rows in (
+        ("cubature,max_forwards=12", 3 + 4 + 3),
+        ("cubature,max_forwards=300", 3 + 7 + 3),
+        ("auto,cfg_scale=1,max_forwards=12", 2 * (3 + 4 + 3)),
+        ("exact", 3 + 7 + 3),
+        ("left_to_right", 7),
+    ):
+        estimator = parse_estimator(text)
+        ran = rows_of(model, ScoreJob(canvas, estimator, 0, False))
+        assert ran <= budget(model, canvas, estimator) == rows, text
+    whole = Toy(ToySettings(vocab=6, inconsistency=0.5))
+    assert budget(whole, canvas, parse_estimator("cubature,max_forwards=12")) == 12
+    assert budget(model, Canvas.continuation([1], []), parse_estimator("exact")) == 0
+
+
+def test_06_results_have_the_budget_of_blocks(tmp_path: Path) -> None:
+    """Each choice of a text in blocks is enumerated, block by block."""
+    folder = write_tasks(tmp_path)
+    shared = {
+        "include_path": str(folder), "verbosity": "ERROR", "bootstrap_iters": 0, "estimator": "exact",
+    }  # fmt: skip
+    tiny = {"pretrained": str(packaged_asset("tiny")), "dtype": "float32", "device": "cpu"}
+    found = evaluate(
+        "generic",
+        "t_choice",
+        model_args={**tiny, "attention": "block", "block_length": 2},
+        **shared,
+    )
+    cost = found["dlm_eval"]["cost"]["t_choice"]
+    assert cost["errors"] == 0 and cost["tokens"] > cost["requests"]
+    assert cost["budget_forwards"] == cost["forwards"] > 0
 
 
 @pytest.mark.parametrize(

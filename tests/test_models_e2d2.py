@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import models_builders as build
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config
 
 from dlm_eval import Canvas, UserError, fill, load_model, score
-from dlm_eval.canvas import BLANK
+from dlm_eval.canvas import BLANK, Filling
 from dlm_eval.decoding import resolve
-from dlm_eval.decoding.filling import most_forwards
-from dlm_eval.engine import Engine
+from dlm_eval.decoding.checkpoints import State
+from dlm_eval.decoding.filling import fill_program, fits, most_forwards
+from dlm_eval.decoding.strategy import FillRequest
+from dlm_eval.engine import Engine, ForwardRow, LogProbs
+from dlm_eval.engine.batching import identity
 from dlm_eval.models.families.e2d2 import E2D2, Parts
+from dlm_eval.rng import Noise
 
 KINDS = ("e2d2_sharekv", "e2d2_lasthidden")
 MASK = 311
@@ -111,7 +118,10 @@ def test_the_bound_is_the_recorded(recorded: Any) -> None:
 
 
 def options_of(case: Any) -> dict[str, Any]:
-    same = ("num_steps", "confidence_margin_based_noising", "confidence_threshold")
+    same = (
+        "num_steps", "confidence_margin_based_noising", "confidence_threshold",
+        "align_inputs_to_blocks",
+    )  # fmt: skip
     return {name: case["settings"][name] for name in same} | {"early_exit": False}
 
 
@@ -121,31 +131,33 @@ def test_texts_and_forwards_equal_the_recorded(shared: Path, recorded: Any, cach
     the hole to its end, so ours is compared up to where theirs ends."""
     model, golden = recorded
     whole = None
-    compared = 0
+    moved = 0
     for case in golden["generate"]["cases"]:
         asked, prompt = case["settings"], case["prompt"]
         begun = len(prompt) % model.block_length
-        if begun and not asked["align_inputs_to_blocks"]:
-            continue  # blocks that begin with the end of the prompt are not built
-        if begun:
-            assert case["tokens"][-begun:] == [MASK] * begun
+        aligned = asked["align_inputs_to_blocks"]
+        missing = begun if aligned else 0
+        assert case["tokens"][len(case["tokens"]) - missing :] == [MASK] * missing
         network = model
         if not asked["use_cache"]:
             folder = folder_of(shared, "e2d2_sharekv")
             whole = whole or load(shared, folder, bidirectional_prefix=True)
             network = whole
-        length = asked["max_new_tokens"] - begun
+        length, options = asked["max_new_tokens"] - missing, options_of(case)
         hole = Canvas.completion(prompt, length)
-        (found,) = fill(network, [hole], "predict_and_noise", cache=cache, **options_of(case))
+        (found,) = fill(network, [hole], "predict_and_noise", cache=cache, **options)
         assert list(found.tokens) == case["tokens"][len(prompt) : len(prompt) + length], asked
         assert found.forwards == found.steps == case["nfe"], asked
-        if begun:
+        if missing:
             hole = Canvas.completion(prompt, asked["max_new_tokens"])
-            (more,) = fill(network, [hole], "predict_and_noise", cache=cache, **options_of(case))
+            (more,) = fill(network, [hole], "predict_and_noise", cache=cache, **options)
             assert more.tokens[:length] == found.tokens
             assert not {MASK, BLANK} & set(more.tokens)
-        compared += 1
-    assert compared >= 17
+        if begun and not aligned:
+            options["align_inputs_to_blocks"] = True
+            (other,) = fill(network, [hole], "predict_and_noise", cache=cache, **options)
+            moved += other.tokens != found.tokens
+    assert moved > 1  # the setting does something
 
 
 # -- rows, batches, caches -------------------------------------------------------------------------
@@ -160,20 +172,75 @@ def canvases(model: Any) -> list[Canvas]:
 def test_answers_depend_on_no_batch_and_no_cache(recorded: Any) -> None:
     model, _ = recorded
     texts = canvases(model)
-    for name in ("predict_and_noise", "confidence"):
-        for heat in (0.0, 0.7):
-            options = {"temperature": heat, "early_exit": False}
-            together = fill(model, texts, name, **options)
-            alone = fill(model, texts[::-1], name, engine=Engine(model, batch_rows=2), **options)[
-                ::-1
-            ]
-            plain = fill(model, texts, name, cache="none", **options)
-            for found in (alone, plain):
-                assert [f.tokens for f in found] == [f.tokens for f in together]
-            settings = resolve({"strategy": name, **options})
-            for canvas, filling in zip(texts, together, strict=True):
-                most = most_forwards(model, canvas, settings)
-                assert most is not None and filling.forwards <= most
+    ways = itertools.product(("predict_and_noise", "confidence"), (0.0, 0.7), (True, False))
+    answers: dict[Any, set[Any]] = {}
+    for name, heat, aligned in ways:
+        options = {"temperature": heat, "early_exit": False, "align_inputs_to_blocks": aligned}
+        together = fill(model, texts, name, **options)
+        alone = fill(model, texts[::-1], name, engine=Engine(model, batch_rows=2), **options)[::-1]
+        plain = fill(model, texts, name, cache="none", **options)
+        for found in (alone, plain):
+            assert [f.tokens for f in found] == [f.tokens for f in together]
+        settings = resolve({"strategy": name, **options})
+        for canvas, filling in zip(texts, together, strict=True):
+            most = most_forwards(model, canvas, settings)
+            assert most is not None and filling.forwards <= most
+        answers.setdefault((name, heat), set()).add(tuple(f.tokens for f in together))
+    assert all(len(found) == 2 for found in answers.values())
+
+
+def test_its_cache_passes_the_test_with_blocks_of_any_length(shared: Path) -> None:
+    """The first half of the test's row is whole blocks, also of lengths that do not divide it."""
+    folder = folder_of(shared, "e2d2_sharekv")
+    for size in (1, 3, 5, 7, 11):
+        assert load(shared, folder, block_length=size).supports_kv_cache, size
+
+
+def test_a_filling_goes_on_from_every_checkpoint(recorded: Any) -> None:
+    """Its cache is not stored, so that the first row runs whole: tokens are equal."""
+    model, _ = recorded
+    for canvas, aligned in itertools.product(canvases(model)[2:4], (True, False)):
+        settings = resolve(
+            {"strategy": "predict_and_noise", "align_inputs_to_blocks": aligned, "num_steps": 3}
+        )
+        request = FillRequest(model, canvas, settings, Noise.of(canvas, 0))
+        states: list[State] = []
+        whole = run(replace(request, offer=lambda state, to=states: to.append(state())))
+        assert len(states) > 4
+        for state in states:
+            assert fits(model, canvas, settings, state)
+            again = run(replace(request, begun=state))
+            assert (again.tokens, again.step, again.forwards) == (
+                whole.tokens, whole.step, whole.forwards,
+            )  # fmt: skip
+
+
+def run(request: FillRequest) -> Filling:
+    (outcome,) = Engine(request.model).drive([fill_program(request)])
+    assert isinstance(outcome.answer, Filling)
+    return outcome.answer
+
+
+def test_a_block_before_a_text_is_filled_from_the_end_of_the_prompt(recorded: Any) -> None:
+    """By hand: a prompt of 5, all seen by all, and blocks 5 to 8 and 9 to 12."""
+    model, _ = recorded
+    text = [5, 9, 33, 71, 12, 40, 7, 88, 3, 61]
+    hole = Canvas.infill(text[:5], 6, text[5:7])
+    options: dict[str, Any] = {
+        "align_inputs_to_blocks": False, "early_exit": False, "steps_per_block": 4,
+    }  # fmt: skip
+    for cache in ("exact", "none"):
+        (found,) = fill(model, [hole], "confidence", cache=cache, **options)
+        tokens = [*text[:5], *[MASK] * 6, *text[5:7]]
+        told = {"context": torch.tensor([5]), "blocks_from": torch.tensor([5])}
+        for block in (range(5, 9), range(9, 11)):
+            end = 9 if block.start == 5 else 13
+            for _ in block:
+                logs = model.logits(torch.tensor([tokens[:end]]), **told)[0].log_softmax(-1)
+                left = [place for place in block if tokens[place] == MASK]
+                best = max(left, key=lambda place: float(logs[place].max()))
+                tokens[best] = int(logs[best].argmax())
+        assert list(found.tokens) == tokens[5:11]
 
 
 def test_a_prompt_that_ends_inside_a_block_is_scored_as_it_was_trained(recorded: Any) -> None:
@@ -200,8 +267,19 @@ def test_padding_on_either_side_changes_nothing(recorded: Any) -> None:
 
 
 def test_rows_of_one_text_with_other_prompts_are_other_rows(recorded: Any) -> None:
-    """Equal tokens under another context never share a forward."""
+    """Equal tokens under another context, or in other blocks, never share a forward."""
     model, _ = recorded
+    row = ForwardRow(np.arange(8), np.array([7]), LogProbs(), np.array([1]), context=4)
+    assert (
+        len(
+            {
+                identity(row),
+                identity(replace(row, context=5)),
+                identity(replace(row, blocks_from=5)),
+            }
+        )
+        == 3
+    )
     text = [5, 9, 33, 71, 12, 40, 7, 88, 3, 61, 90, 14]
     both = [Canvas.continuation(text[:n], text[n:]) for n in (4, 8)]
     # the last block of the two is the same text

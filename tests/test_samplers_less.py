@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 from recorded_decoders import loaded
 
 from dlm_eval import Canvas, UserError, fill, load_model
+from dlm_eval.decoding import resolve
 from dlm_eval.decoding.draw import Draw
+from dlm_eval.decoding.filling import most_forwards
 from dlm_eval.decoding.samplers.less import WithDrift, drift
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "less.json").read_text())
@@ -60,6 +63,34 @@ def test_a_candidate_stays_if_it_was_one_in_all_steps_before() -> None:
         found.append((bool(stays), round(float(moved), 3)))
     assert [stays for stays, _ in found] == [False, False, True, False, False]
     assert found[0][1] == 1 and found[1][1] == found[2][1] == 0 and found[3][1] > 0.3
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_no_filling_runs_more_rows_than_the_stated_maximum(guidance: float) -> None:
+    """A step writes one token at least, and a block has no more steps than the schedule: the smaller of
+    the two. If nothing is ever accepted the quotas alone are written, and it is reached."""
+    model, fewer = load_model("toy", vocab=6, inconsistency=0.5), 0
+    for n, block in itertools.product((1, 2, 6, 8), (None, 2)):
+        blocks = -(-n // (block or n))
+        for steps in [None, *range(blocks, n + 1, blocks)]:
+            if block and n % block:
+                continue
+            options: dict[str, Any] = {"steps": steps, "block_length": block, "guidance": guidance}
+            canvas = Canvas.infill(model.encode("ab"), n, model.encode("c"))
+            rows = {}
+            for accepted, accept in (
+                (False, {"persistence_len": 9}),
+                (True, {"conf_threshold": 0.2, "drift_threshold": 1, "persistence_len": 1}),
+            ):
+                settings = resolve({"strategy": "less", **options, **accept})
+                most = most_forwards(model, canvas, settings)
+                (found,) = fill(model, [canvas], "less", **options, **accept, early_exit=False)
+                assert most is not None and found.forwards <= most, options
+                rows[accepted] = found.forwards
+                assert most == (steps or n) * (2 if guidance else 1)
+            assert rows[False] == most
+            fewer += rows[True] < most
+    assert fewer > 5
 
 
 def test_a_temperature_is_refused() -> None:

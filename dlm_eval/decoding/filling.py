@@ -14,7 +14,7 @@ from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.samples import at_lengths, beam_program, lengths_program
 from dlm_eval.decoding.settings import DecodeSettings, resolve
-from dlm_eval.decoding.state import split_blocks, whole_blocks
+from dlm_eval.decoding.state import block_grid, split_blocks, whole_blocks
 from dlm_eval.decoding.step import TraceStep
 from dlm_eval.decoding.strategy import FillRequest, default_strategy, not_revising
 from dlm_eval.engine import Engine, Outcome, Program
@@ -23,6 +23,7 @@ from dlm_eval.models.denoiser import (
     Denoiser,
     check_ids,
     embedding_rows,
+    reads_context,
     runs_whole_blocks,
     tokens_ahead,
 )
@@ -171,10 +172,9 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
     """Returns whether a checkpoint, perhaps of another program, is valid for the canvas."""
     if not canvas.open_positions or settings.why_no_checkpoint(model.process) is not None:
         return False
-    whole = whole_blocks(canvas, model.block_length)
-    blocks = sum(
-        1 for _ in split_blocks(np.array(whole.open_positions), settings, model.block_length)
-    )
+    grid = block_grid(model, canvas, settings)
+    whole = whole_blocks(canvas, grid)
+    blocks = sum(1 for _ in split_blocks(np.array(whole.open_positions), settings, grid))
     given = {place for place, is_open in enumerate(whole.open) if not is_open}
     ids = {model.mask_id, *range(max(embedding_rows(model), model.vocab_size))}
     return state.fits_canvas(given, len(whole), blocks, model.max_length, ids)
@@ -215,6 +215,14 @@ def refuse_settings(model: Denoiser, settings: DecodeSettings) -> None:
         raise UserError(
             f"decode block_length '{settings.block_length}' is not allowed; {model.name} routes "
             f"blocks of {model.block_length} as one, so leave it out"
+        )
+    if not settings.align_inputs_to_blocks and not reads_context(model):
+        counted_from = (
+            "counts its blocks from position 0" if model.block_length else "has no blocks"
+        )
+        raise UserError(
+            "decode align_inputs_to_blocks 'False' is for models that are told where the prompt ends "
+            f"(E2D2); {model.name} {counted_from}: leave it out"
         )
     if tokens_ahead(model) is not None and settings.guidance_factor != 1:
         raise UserError(

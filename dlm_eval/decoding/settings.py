@@ -57,6 +57,11 @@ class DecodeSettings:
         "whole hole, or the model's own"
         " block",
     )
+    align_inputs_to_blocks: bool = option(
+        True,
+        help="whether the model's own blocks are counted from position 0; else from the end of the "
+        "prompt (E2D2)",
+    )
     schedule: Literal["even", "carry", "linear", "cosine", "timestep"] | None = option(
         None, help="tokens per step; None is the strategy's own"
     )

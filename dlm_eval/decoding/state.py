@@ -37,6 +37,7 @@ from dlm_eval.decoding.step import (
 from dlm_eval.engine import ForwardRow, Layout, LogProbs, Output
 from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import SampleError
+from dlm_eval.models.block_grid import BlockGrid
 from dlm_eval.models.denoiser import (
     Denoiser,
     exact_cache_block,
@@ -63,15 +64,27 @@ class Block:
     steps: int
 
 
-def whole_blocks(canvas: Canvas, block: int | None) -> Canvas:
+def block_grid(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> BlockGrid | None:
+    """Returns where the blocks of a block-causal model begin in a canvas; None of other models.
+
+    They are counted from position 0, or from the end of the prompt, which is the first open position
+    (`DecodeSettings.align_inputs_to_blocks`). All that divides a canvas into blocks asks here.
+    """
+    if model.block_length is None:
+        return None
+    begin = 0 if settings.align_inputs_to_blocks else canvas.open_flags.index(1)
+    return BlockGrid(model.block_length, begin)
+
+
+def whole_blocks(canvas: Canvas, grid: BlockGrid | None) -> Canvas:
     """Returns the canvas with its last block completed, as block-causal models need."""
-    missing = -len(canvas) % block if block is not None and canvas.open[-1] else 0
+    missing = grid.missing(len(canvas)) if grid is not None and canvas.open[-1] else 0
     tokens, is_open = canvas.tokens + (BLANK,) * missing, canvas.open + (True,) * missing
     return replace(canvas, tokens=tokens, open=is_open)
 
 
 def split_blocks(
-    positions: Ints, settings: DecodeSettings, block: int | None
+    positions: Ints, settings: DecodeSettings, grid: BlockGrid | None
 ) -> Iterator[tuple[Ints, Block]]:
     """Yields the positions of each block in order, and the block.
 
@@ -80,9 +93,10 @@ def split_blocks(
     block-causal model are its own, or equal parts of them.
     A strategy that divides the text itself (`owns_blocks`) has one block under full attention.
     """
-    if block is not None:
-        size = settings.block_length or block
-        parts = np.split(positions, np.nonzero(np.diff(positions // size))[0] + 1)
+    if grid is not None:
+        size = settings.block_length or grid.length
+        numbers = grid.parts(size).numbers(positions)
+        parts = np.split(positions, np.nonzero(np.diff(numbers))[0] + 1)
     elif settings.strategy.blocks_count_given and settings.block_length is not None:
         number_of = (positions - positions[0]) // settings.block_length
         parts = np.split(positions, np.nonzero(np.diff(number_of))[0] + 1)
@@ -95,7 +109,7 @@ def split_blocks(
         shared = settings.steps // len(parts) if settings.steps is not None else None
         # The schedule of a block-causal model counts all of its block, even if some positions are
         # given.
-        counted = size if block is not None else len(part)
+        counted = size if grid is not None else len(part)
         yield part, Block(number, counted, max(1, settings.steps_per_block or shared or len(part)))
 
 
@@ -112,6 +126,7 @@ class DecodeState:
         given: [L] whether the canvas came with the token.
         in_hole: [L] whether the position is a part of the answer; positions that complete a last
             block are not.
+        grid: where the blocks of a block-causal model begin; None of other models.
         block_of: [L] number of the block that a position belongs to, -1 if it is given.
         logprob: [L] log-probability of each token when it was written (nats), -inf if it is not.
         step: [L] global step at which each token was written, -1 if it is not.
@@ -133,7 +148,8 @@ class DecodeState:
     ) -> None:
         hole = canvas.open_positions
         ends_with_hole = canvas.open[-1]
-        canvas = whole_blocks(canvas, model.block_length)
+        self.grid = block_grid(model, canvas, settings)
+        canvas = whole_blocks(canvas, self.grid)
         self.model, self.settings, self.noise, self.trace = model, settings, noise, trace
         self.ids: Ints = np.arange(len(canvas))
         self.open: Bools = np.array(canvas.open, dtype=bool)
@@ -144,9 +160,7 @@ class DecodeState:
         self.in_hole = self._answer()
         self.block_of: Ints = np.full(len(canvas), -1)
         self.blocks: list[Block] = []
-        for positions, block in split_blocks(
-            np.nonzero(self.open)[0], settings, model.block_length
-        ):
+        for positions, block in split_blocks(np.nonzero(self.open)[0], settings, self.grid):
             self.block_of[positions] = block.number
             self.blocks.append(block)
         self.logprob: Floats = np.full(len(canvas), -np.inf)
@@ -159,12 +173,14 @@ class DecodeState:
         self._in_order = tokens_ahead(model) is not None
         self._context: int | None = None
         if reads_context(model):  # whole blocks of the prompt: a block that is begun is filled
-            self._context = hole[0] // (model.block_length or 1) * (model.block_length or 1)
+            self._context = hole[0] if self.grid is None else self.grid.floor(hole[0])
         self.early_exit: EarlyExit | None = None
         if settings.early_exit and not canvas.draft:  # a draft's tokens are written, but not final
             self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
         guided = settings.guidance_factor != 1
         self.cache = settings.cache.policy(model, guided, settings.strategy.reads)
+        if self.grid is not None:
+            self.cache.grid = self.grid
         self.kept = Kept()
         self.memory: Any = None
         self.known: tuple[Query, Ints, Output] | None = None
@@ -213,8 +229,8 @@ class DecodeState:
         (Fast-dLLM's caches), or it depends only on the block before (block-causal models, Fast-dLLM
         v2).
         """
-        block = self.model.block_length
-        told = block is not None and logit_shift(self.model) > 0 and int(at[0]) % block == 0
+        first, shifted = int(at[0]), logit_shift(self.model) > 0
+        told = self.grid is not None and shifted and self.grid.floor(first) == first
         return self.cache.first_alone or told
 
     def computed_next(self, at: Ints) -> Ints:
@@ -284,7 +300,7 @@ class DecodeState:
         if beyond:
             shown = np.append(shown, np.full(beyond, self.model.mask_id))
         elif layout is None:
-            shown = shown[: visible_end(self.model, self.open, int(at[-1]), self._causal)]
+            shown = shown[: visible_end(self.grid, self.open, int(at[-1]), self._causal)]
         end = len(shown)
         factor = self.settings.guidance_factor
         unguided = None
@@ -301,7 +317,8 @@ class DecodeState:
         return ForwardRow(
             shown, at, query.op, self.uniforms(at) if payload is None else payload, unguided, factor, query.head,
             time=query.time, kept=self.kept if query.keeps else None,
-            ids=self.ids[at] if query.keeps else None, layout=layout, context=self._context, **cached,
+            ids=self.ids[at] if query.keeps else None, layout=layout, context=self._context,
+            blocks_from=0 if self.grid is None else self.grid.begin, **cached,
         )  # fmt: skip
 
     def uniforms(self, at: Ints, ahead: int = 0) -> Floats:
@@ -319,7 +336,7 @@ class DecodeState:
         One row reads the probability of each of its tokens in the whole draft. It takes the place
         of the probability with which a token is written.
         """
-        draft = np.array(whole_blocks(canvas, self.model.block_length).tokens, dtype=np.int64)
+        draft = np.array(whole_blocks(canvas, self.grid).tokens, dtype=np.int64)
         at = np.nonzero(self.open & (draft != BLANK))[0]
         if not len(at):
             return

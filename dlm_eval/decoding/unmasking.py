@@ -25,7 +25,7 @@ from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.samples import best_program, repeat
 from dlm_eval.decoding.schedules import schedule
 from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.decoding.state import Block, DecodeState, split_blocks, whole_blocks
+from dlm_eval.decoding.state import Block, DecodeState, block_grid, split_blocks, whole_blocks
 from dlm_eval.decoding.step import Bools, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategy import FillRequest, Strategy
 from dlm_eval.engine import ForwardRow, Output, Program
@@ -201,13 +201,14 @@ class Unmasking(Strategy):
         changes = ("step",) if self.ends == "steps" else ("step", "commit", "erase", "candidates")
         if any(_defined(type(self), name) < own for name in changes):
             return None
-        places = np.array(whole_blocks(canvas, model.block_length).open_positions)
+        grid = block_grid(model, canvas, settings)
+        places = np.array(whole_blocks(canvas, grid).open_positions)
         least = 2 if logit_shift(model) > 0 else 1  # see `DecodeState.first_position_alone`
         rows = int(canvas.draft)  # the row that reads it
         cache = settings.cache.policy(model, settings.guidance_factor != 1, self.reads)
         if cache.narrows:  # a quota may be more than the candidates
             return None
-        for part, block in split_blocks(places, settings, model.block_length):
+        for part, block in split_blocks(places, settings, grid):
             most = self.most_steps(len(part), block.steps)
             if most is None:
                 return None

@@ -203,7 +203,7 @@ def identity(row: ForwardRow) -> bytes:
     """
     head = row.head_name.encode() + b"|" + row.tokens.tobytes()
     if row.context is not None:
-        head += f"|{row.context}".encode()
+        head += f"|{row.context} {row.blocks_from}".encode()
     plain = row.unguided is None and row.inputs is None and row.query_span is None
     plain &= row.features is None and row.layout is None
     if plain and not row.time and not row.fed:

@@ -208,15 +208,18 @@ def _times(rows: Sequence[ForwardRow], count: int, device: torch.device) -> Tens
 
 
 def _context(rows: Sequence[ForwardRow], tokens: Tensor) -> dict[str, Tensor]:
-    """Returns the positions [B] of each sequence that all others see, if the model is told.
+    """Returns what `ReadsContext` says of each sequence, each [B], if the model is told.
 
     The order is that of `tokens`: rows, their unconditional twins, repeats of the first.
     """
     if rows[0].context is None:
         return {}
-    given = [row.context for row in [*rows, *(r for r in rows if r.unguided is not None)]]
-    given += given[:1] * (len(tokens) - len(given))
-    return {"context": torch.tensor(given, device=tokens.device)}
+    told = [*rows, *(row for row in rows if row.unguided is not None)]
+    told += told[:1] * (len(tokens) - len(told))
+    return {
+        "context": torch.tensor([row.context for row in told], device=tokens.device),
+        "blocks_from": torch.tensor([row.blocks_from for row in told], device=tokens.device),
+    }
 
 
 def _twins(rows: Sequence[ForwardRow]) -> dict[int, int]:

@@ -124,6 +124,7 @@ class ForwardRow:
             (self-conditioning).
         context: number of positions from the left that every position sees, for models that are
             told (`models.denoiser.ReadsContext`); None for others.
+        blocks_from: a position at which a block begins, for models that are told the context.
         layout: places and visibility of the tokens, for models that take them
             (`models.denoiser.LayoutDenoiser`); None for a plain text. It excludes a cache, a head,
             inputs and a noise level.
@@ -147,6 +148,7 @@ class ForwardRow:
     fed: int = 0
     layout: Layout | None = None
     context: int | None = None
+    blocks_from: int = 0
 
     @property
     def head_name(self) -> str:

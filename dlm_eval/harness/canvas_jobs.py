@@ -31,6 +31,7 @@ from dlm_eval.harness.shard import Shard
 from dlm_eval.harness.trajectories import TokenTexts, trajectory
 from dlm_eval.jobs import Answer, FillJob, Job, QuestionJob, ScoreJob, Scores
 from dlm_eval.likelihood import Estimator, TaskEstimators, windows
+from dlm_eval.likelihood.program import budget
 from dlm_eval.likelihood.target import merge
 from dlm_eval.models.denoiser import Denoiser, read_ahead
 from dlm_eval.rng import digest
@@ -262,10 +263,9 @@ class CanvasJobs:
 
     def _weigh(self, prepared: Prepared, record: Record) -> None:
         """Adds the number of scored tokens and the estimator's full budget to a record."""
-        n = sum(prepared.canvas.open)
         record.truncated += prepared.truncated
-        record.tokens += n
-        record.budget += self._estimator(record.task).budget(n)
+        record.tokens += sum(prepared.canvas.open)
+        record.budget += budget(self.model, prepared.canvas, self._estimator(record.task))
 
     def _note(self, score: Score, record: Record) -> None:
         record.score = score

@@ -223,6 +223,25 @@ def most_rows(model: Denoiser, canvas: Canvas, estimator: Estimator, greedy: boo
     canvas = estimator.prepare(model, canvas)
     if (fault := check_canvas(model, canvas)) is not None:
         raise fault
+    return _budget(model, canvas, estimator, greedy)
+
+
+def budget(model: Denoiser, canvas: Canvas, estimator: Estimator) -> int:
+    """Returns the forwards of the estimator's whole budget for `canvas`, two for each row under
+    guidance.
+
+    A block-causal model has a budget for each block: an equal share of the canvas' own, and never
+    more than the ways to hide the block's open tokens.
+
+    Raises:
+        UserError: the estimator does not support the model.
+    """
+    estimator.check_model(model)
+    estimator = estimator.for_process(model)
+    return _budget(model, estimator.prepare(model, canvas), estimator)
+
+
+def _budget(model: Denoiser, canvas: Canvas, estimator: Estimator, greedy: bool = False) -> int:
     if not any(canvas.open):
         return 0
     parts = targets(model, canvas, estimator.guidance)

@@ -245,7 +245,8 @@ def cache_test(model: CachingDenoiser) -> CacheTest:
     Raises:
         RunError: memory ran out, so that nothing is known; or the device is lost.
     """
-    half = max(LENGTH // 2, model.exact_cache_block or 0)
+    unit = model.exact_cache_block or 1
+    half = -(-LENGTH // (2 * unit)) * unit  # whole blocks are cached
     if 2 * half > model.max_length:
         return CacheTest(False, f"max_length {model.max_length} is less than two blocks of {half}")
     ran: list[int] = []

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from dlm_eval.decoding.caches.policy import CachePolicy, DecodeCache
 from dlm_eval.decoding.draw import Measure
 from dlm_eval.decoding.step import Bools, Ints
+from dlm_eval.models.block_grid import BlockGrid
 from dlm_eval.models.denoiser import (
     CachingDenoiser,
     Denoiser,
@@ -21,16 +22,18 @@ from dlm_eval.models.kv_cache import KVCache
 
 
 class PrefixCache(CachePolicy):
-    """Caches the finished prefix, for as long as its tokens stay the same.
+    """Caches the finished prefix of whole blocks, for as long as its tokens stay the same.
 
     The prefix runs once, with the first row that finds it finished.
     """
 
+    grid: BlockGrid
+
     def __init__(self, model: CachingDenoiser) -> None:
         assert model.exact_cache_block is not None
-        self._cache, self._unit, self._shift = KVCache(), model.exact_cache_block, model.logit_shift
-        self._mask_id = model.mask_id
-        self._begins_at = self._unit if runs_whole_blocks(model) else 1
+        self.grid = BlockGrid(model.exact_cache_block)
+        self._cache, self._shift, self._mask_id = KVCache(), model.logit_shift, model.mask_id
+        self._whole_blocks = runs_whole_blocks(model)
         # positions before the first mask that attend to it
         self._unsettled = 0 if tokens_ahead(model) is None else 1
 
@@ -41,12 +44,11 @@ class PrefixCache(CachePolicy):
         front = int(unknown.argmax()) if unknown.any() else len(tokens)
         if front < len(tokens):
             front = max(0, front - self._unsettled)
-        finished = front // self._unit * self._unit
-        known = self._cache.agrees(tokens) // self._unit * self._unit
+        finished, known = self.grid.floor(front), self.grid.floor(self._cache.agrees(tokens))
         begin = min(known, int(at[0]) - self._shift)
         if self._unsettled:
             begin = min(begin, front)  # a written mask token is a mask to the model
-        begin = max(0, begin) // self._begins_at * self._begins_at
+        begin = self.grid.floor(begin) if self._whole_blocks else max(0, begin)
         span = (begin, len(tokens)) if begin else None
         return {
             "kv_cache": self._cache,

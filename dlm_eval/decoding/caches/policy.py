@@ -15,6 +15,7 @@ from dlm_eval.decoding.draw import Measure
 from dlm_eval.decoding.step import Bools, Ints
 from dlm_eval.engine import Output
 from dlm_eval.errors import UserError
+from dlm_eval.models.block_grid import BlockGrid
 from dlm_eval.models.denoiser import (
     CachingDenoiser,
     Denoiser,
@@ -36,8 +37,11 @@ class CachePolicy:
             since it can be 'recomputed'.
         ages: whether a row that writes nothing changes what later rows read.
         narrows: whether `candidates` leaves positions out.
+        grid: where the blocks of the canvas begin (`state.block_grid`), set with the canvas; None
+            without blocks.
     """
 
+    grid: BlockGrid | None = None
     first_alone: bool = False
     lasts: Lasts = "recomputed"
     ages: bool = False
@@ -153,14 +157,14 @@ def feature_caching(cache: DecodeCache, model: Denoiser) -> FeatureCacheDenoiser
     return able
 
 
-def visible_end(model: Denoiser, open_: Bools, last: int, causal: bool) -> int:
+def visible_end(grid: BlockGrid | None, open_: Bools, last: int, causal: bool) -> int:
     """Returns the end of what position `last` sees.
 
     That is its block of a block-causal model; of a causal one itself or the last known token.
     `causal`: whether each position sees only those before it (`exact_cache_block` is 1).
     """
-    if model.block_length is not None:
-        return min(len(open_), (last // model.block_length + 1) * model.block_length)
+    if grid is not None:
+        return min(len(open_), grid.end(last))
     if causal:
         return max(last, int(np.nonzero(~open_)[0].max(initial=0))) + 1
     return len(open_)

@@ -124,8 +124,9 @@ def is_autoregressive(model: Denoiser) -> bool:
 class ReadsContext(Protocol):
     """A denoiser that reads a prompt in both directions, and what follows block by block (E2D2).
 
-    With `reads_context` its `logits` and `forward_cached` also take `context` [B] long: positions
-    from the left that every position sees. Without it there are none.
+    With `reads_context` its `logits` and `forward_cached` also take `context` [B] long, the positions
+    from the left that every position sees, and `blocks_from` [B] long, a position at which a block
+    begins. Without it there is no such context, and blocks begin at position 0.
     """
 
     reads_context: bool

@@ -225,17 +225,19 @@ class E2D2Denoiser(TransformersDenoiser):
         valid: Tensor | None = None,
         positions: Tensor | None = None,
         context: Tensor | None = None,
+        blocks_from: Tensor | None = None,
     ) -> Tensor:
         """Returns float32 logits of the token at each wanted position (see `Denoiser.logits`).
 
         Args:
             tokens, valid, positions: as there.
             context: [B] long, positions from the left that every position sees; None for none.
+            blocks_from: [B] long, a position at which a block begins; None for 0.
         """
         tokens = tokens.to(self.device)
         valid = None if valid is None or bool(valid.all()) else valid.to(self.device)
         rows, columns, shape = wanted_places(tokens.shape, positions, self.device)
-        found = self.run(tokens, valid, None, LayerCache(None, False), context)
+        found = self.run(tokens, valid, None, LayerCache(None, False), context, blocks_from)
         return self._read_at(found, rows, columns, valid).view(*shape, self.vocab_size)
 
     @torch.no_grad()
@@ -247,17 +249,18 @@ class E2D2Denoiser(TransformersDenoiser):
         past: BatchKV | None,
         keep: bool,
         context: Tensor | None = None,
+        blocks_from: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns logits, and keys and values (see `KVCacheDenoiser.forward_cached`)."""
         tokens, states = tokens.to(self.device), LayerCache(past, keep)
         valid = None if valid is None else valid.to(self.device)
         rows, columns = positions.to(self.device).nonzero(as_tuple=True)
-        found = self.run(tokens, valid, past, states, context)
+        found = self.run(tokens, valid, past, states, context, blocks_from)
         return self._read_at(found, rows, columns, valid), states.states(self.device)
 
     def hidden(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         """Returns the decoder's states [B, L, H] of a text without a prompt."""
-        return self.run(tokens, valid, None, LayerCache(None, False), None)
+        return self.run(tokens, valid, None, LayerCache(None, False))
 
     def run(
         self,
@@ -265,53 +268,49 @@ class E2D2Denoiser(TransformersDenoiser):
         valid: Tensor | None,
         past: BatchKV | None,
         states: LayerCache,
-        context: Tensor | None,
+        context: Tensor | None = None,
+        blocks_from: Tensor | None = None,
     ) -> Tensor:
-        """Returns the decoder's states [B, L, H]; arguments as of `forward_cached`."""
+        """Returns the decoder's states [B, L, H]; arguments as of `logits` and `forward_cached`."""
         places = token_positions(tokens, valid).expand(len(tokens), -1)
         if past is not None:
             places = places + past.begin[:, None]
         size = self.block_length or 1
+        begin = torch.zeros(1, 1, dtype=torch.long) if blocks_from is None else blocks_from[:, None]
+        number = (places - begin.to(places.device)) // size
         if self.bidirectional_prefix:
-            context = places.amax(1) // size * size
-        found: Tensor = self.model(
-            tokens, places, seen_by(places, valid, size, context, past, self.dtype), states
-        )
+            before = number < number.amax(1, keepdim=True)
+        elif context is not None:
+            before = places < context.to(places.device)[:, None]
+        else:
+            before = torch.zeros_like(places, dtype=torch.bool)
+        seen = seen_by(number, valid, before, past, self.dtype)
+        found: Tensor = self.model(tokens, places, seen, states)
         return found
 
 
 def seen_by(
-    places: Tensor,
-    valid: Tensor | None,
-    size: int,
-    context: Tensor | None,
-    past: BatchKV | None,
-    dtype: torch.dtype,
+    number: Tensor, valid: Tensor | None, context: Tensor, past: BatchKV | None, dtype: torch.dtype
 ) -> Seen:
     """Returns what positions see.
 
     Args:
-        places: [B, L] positions in the text.
+        number: [B, L] of the block of each position.
         valid: [B, L] bool, false at padding, or None.
-        size: of a block.
-        context: [B] positions from the left that every position of the encoder sees, or None.
+        context: [B, L] bool, positions that every position of the encoder sees.
         past: cached positions, which all see.
         dtype: of the masks.
     """
-    own = visible_positions(places, valid, size)  # [B, L, L] blocks up to its own, no padding
-    number = places // size
+    own = visible_positions(number, valid, 1)  # [B, L, L] blocks up to its own, no padding
     same = number[:, :, None] == number[:, None]
-    alone = torch.eye(places.shape[1], dtype=torch.bool, device=places.device)
-    real = torch.ones_like(places, dtype=torch.bool) if valid is None else valid
-    encoder = own
-    if context is not None:
-        prompt = (places < context.to(places.device)[:, None]) & real
-        encoder = own | prompt[:, None]
+    alone = torch.eye(number.shape[1], dtype=torch.bool, device=number.device)
+    real = torch.ones_like(number, dtype=torch.bool) if valid is None else valid
+    encoder = own | (context & real)[:, None]
     clean, noisy = own & ~same & real[:, None], same & real[:, None] | alone
     if past is not None:
         count, cached = past.states.shape[1], past.states.shape[3]
         known = torch.ones(count, cached, dtype=torch.bool) if past.valid is None else past.valid
-        known = known.to(places.device)[:, None].expand(-1, places.shape[1], -1)
+        known = known.to(number.device)[:, None].expand(-1, number.shape[1], -1)
         encoder, clean = torch.cat([known, encoder], 2), torch.cat([known, clean], 2)
     return Seen(additive_mask(encoder, dtype), additive_mask(torch.cat([clean, noisy], 2), dtype))
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import DecodeSettings, TraceStep, fill_outcomes
-from dlm_eval.decoding.state import whole_blocks
+from dlm_eval.decoding.state import block_grid, whole_blocks
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.trajectories import pieces
@@ -187,7 +187,8 @@ def record(model: Denoiser, canvas: Canvas, settings: DecodeSettings, seed: int 
         raise UserError(f"--model {model.name}: {outcome.answer}")
     filling = dataclasses.replace(outcome.answer, seconds=outcome.seconds)
     resized = any(step.positions for step in steps)
-    extra = len(whole_blocks(canvas, model.block_length)) - len(canvas) if steps else 0
+    whole = whole_blocks(canvas, block_grid(model, canvas, settings)) if steps else canvas
+    extra = len(whole) - len(canvas)
     if resized:
         steps, inserted = aligned(steps, len(canvas) + extra, model.mask_id)
     start = [
