@@ -17,6 +17,7 @@ import torch
 from dlm_eval.canvas import Filling, Score, four_digits
 from dlm_eval.decoding import DecodeSettings
 from dlm_eval.decoding.checkpoints import State
+from dlm_eval.decoding.step_texts import unpacked
 from dlm_eval.errors import RunError
 from dlm_eval.jobs import (
     Answer,
@@ -400,7 +401,19 @@ def _is_filling(filling: Filling) -> bool:
         and isinstance(filling.step, tuple)
         and isinstance(filling.confidence, tuple)
         and all(isinstance(value, (int, float)) for value in (*filling.step, *filling.confidence))
+        and _has_step_texts(filling)
     )
+
+
+def _has_step_texts(filling: Filling) -> bool:
+    """Returns whether the texts of the steps of an answer can be read, if it has any."""
+    numbers = isinstance(filling.step_texts, tuple) and all(
+        type(n) is int for n in filling.step_texts
+    )
+    try:
+        return numbers and unpacked(filling.step_texts, len(filling.tokens)) is not None
+    except ValueError:
+        return False
 
 
 def encode_answer(answer: Answer) -> dict[str, Any]:
@@ -412,6 +425,8 @@ def encode_answer(answer: Answer) -> dict[str, Any]:
     )
     if isinstance(answer.value, Filling):
         value = {**value, "confidence": [four_digits(p) for p in answer.value.confidence]}
+        if not answer.value.step_texts:
+            del value["step_texts"]
     return {**vars(answer), "kind": type(answer.value).__name__, "value": value}
 
 

@@ -296,6 +296,8 @@ class Filling:
             strategies of masked models, step 0 of a canvas with a draft is the draft.
         seconds: this canvas' share of model time.
         exit: why decoding ended: 'full', 'eos', 'stop' or the name of a halting criterion.
+        step_texts: what the text would have been after each step, packed (`decoding.step_texts`); empty
+            unless `step_texts` is set.
     """
 
     tokens: tuple[int, ...]
@@ -305,21 +307,24 @@ class Filling:
     step: tuple[int, ...] = ()
     seconds: float = 0.0
     exit: str = "full"
+    step_texts: tuple[int, ...] = ()
 
 
 class FilledText(str):
     """The text of a filling, with the number of steps that wrote it (`Filling.steps`).
 
-    Metrics of lm-eval's tasks read texts only; those of sampling also read the steps.
+    Metrics of lm-eval's tasks read texts only; those of sampling also read the steps, and a vote
+    over steps the text of each step (`step_texts`).
     """
 
     steps: int
+    step_texts: tuple[str, ...]
 
     @classmethod
-    def of(cls, text: str, filling: Filling) -> FilledText:
-        """Returns `text` with the steps of its filling."""
+    def of(cls, text: str, filling: Filling, step_texts: Sequence[str] = ()) -> FilledText:
+        """Returns `text` with the steps of its filling, and the text of each step if it is kept."""
         filled = cls(text)
-        filled.steps = filling.steps
+        filled.steps, filled.step_texts = filling.steps, tuple(step_texts)
         return filled
 
 
