@@ -16,7 +16,7 @@ from dlm_eval.decoding.samples import at_lengths, beam_program, lengths_program
 from dlm_eval.decoding.settings import DecodeSettings, resolve
 from dlm_eval.decoding.state import split_blocks, whole_blocks
 from dlm_eval.decoding.step import TraceStep
-from dlm_eval.decoding.step_texts import unpacked
+from dlm_eval.decoding.step_texts import read_packed, unpacked
 from dlm_eval.decoding.strategy import FillRequest, default_strategy, not_revising
 from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import SampleError, UserError
@@ -186,7 +186,7 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
 def _fits_step_texts(state: State, settings: DecodeSettings, ids: Container[int]) -> bool:
     """Returns whether a checkpoint has the text of each of its steps if they are kept, else none."""
     try:
-        texts = unpacked(state.step_texts, len(state.tokens))
+        texts = unpacked(read_packed(state.step_texts, len(state.tokens)), len(state.tokens))
     except ValueError:
         return False
     known = all(token == BLANK or token in ids for text in texts for token in text)

@@ -497,7 +497,7 @@ class DecodeState:
             positions=_plain(self.ids) if self.resized else (),
             inserted=_plain(self.block_of[grown]),
             next_id=self.next_id,
-            step_texts=self.step_texts.packed if self.step_texts is not None else (),
+            step_texts=tuple(self.step_texts.packed) if self.step_texts is not None else (),
         )
 
     def restore(self, state: State) -> None:

@@ -9,6 +9,7 @@ Shape letters: n = positions of the answer, W = positions that a step reads.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,12 +41,12 @@ class StepTexts:
         before = unpacked(packed, n)
         self._kept: Ints = np.array(before[-1] if before else [BLANK] * n, dtype=np.int64)
         self._now = self._kept.copy()
-        self._packed = list(packed)
+        self._packed = array("i", packed)
 
     @property
-    def packed(self) -> tuple[int, ...]:
+    def packed(self) -> array[int]:
         """The texts of all steps."""
-        return tuple(self._packed)
+        return self._packed
 
     def read(self, at: Ints, tokens: Ints) -> None:
         """Takes the candidates [W] of a step at the positions `at` [W] of the answer."""
@@ -63,13 +64,27 @@ class StepTexts:
         self._now = np.where(is_open, self._now, tokens)
         changed = np.nonzero(self._now != self._kept)[0]
         self._packed.append(len(changed))
-        self._packed += np.stack([changed, self._now[changed]], axis=1).ravel().tolist()
+        self._packed.extend(np.stack([changed, self._now[changed]], axis=1).ravel().tolist())
         if len(self._packed) > MOST:
             raise SampleError(
                 f"decode step_texts: the texts of all steps take more than {MOST} numbers; use fewer "
                 "steps, or a shorter hole"
             )
         self._kept = self._now.copy()
+
+
+def read_packed(numbers: Sequence[int], n: int) -> array[int]:
+    """Returns the packed texts of an answer of n positions from plain data.
+
+    Raises:
+        TypeError, ValueError: they are no such texts.
+    """
+    try:
+        packed = array("i", numbers)
+    except OverflowError as error:
+        raise ValueError("a number has more than 32 bits") from error
+    unpacked(packed, n)
+    return packed
 
 
 def unpacked(packed: Sequence[int], n: int) -> list[tuple[int, ...]]:

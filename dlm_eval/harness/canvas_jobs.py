@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -246,11 +247,14 @@ class CanvasJobs:
         }
         if self._texts is not None:
             record.details["trajectory"] = trajectory(filling, self._texts)
-        texts: dict[tuple[int, ...], str] = {}  # those of successive steps are often equal
-        steps = unpacked(filling.step_texts, len(filling.tokens))
-        for tokens in dict.fromkeys([filling.tokens, *steps]):
-            texts[tokens] = self._text(tokens, hole, record.details["until"])
-        return FilledText.of(texts[filling.tokens], filling, [texts[tokens] for tokens in steps])
+        text_of = partial(self._text, hole=hole, until=record.details["until"])
+
+        def step_texts() -> list[str]:
+            steps = unpacked(filling.step_texts, len(filling.tokens))
+            texts = {tokens: text_of(tokens) for tokens in dict.fromkeys(steps)}
+            return [texts[tokens] for tokens in steps]
+
+        return FilledText.of(text_of(filling.tokens), filling, step_texts)
 
     def _written(self, tokens: Sequence[int], hole: Hole | None) -> list[list[int]]:
         """Returns the visible tokens of each hole."""

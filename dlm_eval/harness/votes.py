@@ -13,8 +13,9 @@ the answer by itself says how (`metrics.answers.finds_answer`).
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
@@ -29,22 +30,20 @@ MARK = "_vote@"  # between a metric and the name of the weight
 
 
 class StepAnswers(str):
-    """The filtered answer of a final text, with those of its steps.
+    """The filtered answer of a final text, and how those of its steps are found.
 
     Attributes:
-        steps: the filtered answer of each step.
-        none: that of an empty text.
+        find: returns the filtered answer of each step, and that of an empty text.
         won: the winner of each vote by the name of its weight; None if no step has an answer. Set
             when it is scored.
     """
 
-    steps: tuple[Any, ...]
-    none: Any
+    find: Callable[[], tuple[list[Any], Any]]
     won: dict[str, Any]
 
 
 class StepFilters:
-    """A filter pipeline that filters the text of each step too, as if it were the only answer.
+    """A filter pipeline that can filter the text of each step too, as if it were the only answer.
 
     Args:
         ensemble: lm-eval's pipeline.
@@ -54,38 +53,27 @@ class StepFilters:
         self.name, self.filters, self._apply = ensemble.name, ensemble.filters, ensemble.apply
 
     def apply(self, instances: Sequence[Any]) -> None:
-        """Filters the final texts, and then the different texts of their steps."""
+        """Filters the final texts. Those of steps are filtered when their document is scored."""
         self._apply(instances)
-        texts = [_step_texts(instance) for instance in instances]
-        distinct = [list(dict.fromkeys([*own, ""])) for own in texts]
-        singles = [
-            [_with(instance, text) for text in own]
-            for instance, own in zip(instances, distinct, strict=True)
-        ]
-        self._apply([single for own in singles for single in own])
-        for instance, steps, own, ones in zip(instances, texts, distinct, singles, strict=True):
-            found = {
-                text: single.filtered_resps[self.name]
-                for text, single in zip(own, ones, strict=True)
-            }
-            instance.filtered_resps[self.name] = self._joined(instance, steps, found)
+        for instance in instances:
+            final = instance.filtered_resps[self.name]
+            if not isinstance(final, str):
+                raise SampleError(
+                    f"filter '{self.name}' returns {type(final).__name__}; a vote over steps needs a "
+                    "text"
+                )
+            answers = StepAnswers(final)
+            answers.find, answers.won = partial(self._find, instance), {}
+            instance.filtered_resps[self.name] = answers
 
-    def _joined(self, instance: Any, steps: Sequence[str], found: Mapping[str, Any]) -> StepAnswers:
-        final = instance.filtered_resps[self.name]
-        if not isinstance(final, str):
-            raise SampleError(
-                f"filter '{self.name}' returns {type(final).__name__}; a vote over steps needs a text"
-            )
-        joined = StepAnswers(final)
-        joined.steps, joined.none = tuple(found[text] for text in steps), found[""]
-        joined.won = {}
-        return joined
-
-
-def _step_texts(instance: Any) -> tuple[str, ...]:
-    """Returns the text of each step of an answer; none of an answer that failed."""
-    (text,) = instance.resps
-    return text.step_texts if isinstance(text, FilledText) else ()
+    def _find(self, instance: Any) -> tuple[list[Any], Any]:
+        """Returns the filtered answer of each step of a request, and that of an empty text."""
+        (text,) = instance.resps
+        steps = text.step_texts() if isinstance(text, FilledText) else ()
+        singles = {each: _with(instance, each) for each in dict.fromkeys([*steps, ""])}
+        self._apply(list(singles.values()))
+        found = {each: single.filtered_resps[self.name] for each, single in singles.items()}
+        return [found[each] for each in steps], found[""]
 
 
 def _with(instance: Any, text: str) -> Any:
@@ -118,11 +106,12 @@ class VotedSteps:
                 f"a vote over steps needs one request for a document, not {len(results)}"
             )
         (answers,) = results
-        keys = [self._key(answer, answers.none) for answer in answers.steps]
+        steps, none = answers.find()
+        keys = [self._key(answer, none) for answer in steps]
         final = dict(found)
         for weight in self._weights:
             winner = heaviest(keys, weight)
-            answer = str(answers) if winner is None else answers.steps[keys.index(winner)]
+            answer = str(answers) if winner is None else steps[keys.index(winner)]
             answers.won[weight.label] = None if winner is None else answer
             scored = final if winner is None else self._score(doc, [answer])
             found |= {f"{metric}{MARK}{weight.label}": value for metric, value in scored.items()}
