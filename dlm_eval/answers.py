@@ -17,6 +17,7 @@ import torch
 from dlm_eval.canvas import Filling, Score, four_digits
 from dlm_eval.decoding import DecodeSettings
 from dlm_eval.decoding.checkpoints import State
+from dlm_eval.decoding.step_texts import read_packed
 from dlm_eval.errors import RunError
 from dlm_eval.jobs import (
     Answer,
@@ -412,6 +413,9 @@ def encode_answer(answer: Answer) -> dict[str, Any]:
     )
     if isinstance(answer.value, Filling):
         value = {**value, "confidence": [four_digits(p) for p in answer.value.confidence]}
+        value["step_texts"] = list(answer.value.step_texts)
+        if not value["step_texts"]:
+            del value["step_texts"]
     return {**vars(answer), "kind": type(answer.value).__name__, "value": value}
 
 
@@ -421,8 +425,11 @@ def decode_answer(data: dict[str, Any]) -> Answer:
     cost = data["error"], data["rows"], data["seconds"], _count(data.get("computed"))
     if data["kind"] == "Scores":
         return Answer(Scores(tuple(Score(**_tupled(score)) for score in data["value"])), *cost)
+    value = _tupled(data["value"])
+    if "step_texts" in value:  # of a filling
+        value["step_texts"] = read_packed(value["step_texts"], len(value["tokens"]))
     kind = {"Score": Score, "Filling": Filling, "Reply": Reply}[data["kind"]]
-    return Answer(kind(**_tupled(data["value"])), *cost)
+    return Answer(kind(**value), *cost)
 
 
 def _count(value: Any) -> int | None:

@@ -296,6 +296,8 @@ class Filling:
             strategies of masked models, step 0 of a canvas with a draft is the draft.
         seconds: this canvas' share of model time.
         exit: why decoding ended: 'full', 'eos', 'stop' or the name of a halting criterion.
+        step_texts: what the text would have been after each step, packed (`decoding.step_texts`) into
+            32 bits a number; empty unless `step_texts` is set.
     """
 
     tokens: tuple[int, ...]
@@ -305,21 +307,33 @@ class Filling:
     step: tuple[int, ...] = ()
     seconds: float = 0.0
     exit: str = "full"
+    step_texts: Sequence[int] = ()
 
 
 class FilledText(str):
     """The text of a filling, with the number of steps that wrote it (`Filling.steps`).
 
-    Metrics of lm-eval's tasks read texts only; those of sampling also read the steps.
+    Metrics of lm-eval's tasks read texts only; those of sampling also read the steps, and a vote
+    over steps the text of each (`step_texts`).
     """
 
     steps: int
+    step_texts: Callable[[], Sequence[str]]
 
     @classmethod
-    def of(cls, text: str, filling: Filling) -> FilledText:
-        """Returns `text` with the steps of its filling."""
+    def of(
+        cls, text: str, filling: Filling, step_texts: Callable[[], Sequence[str]] = tuple
+    ) -> FilledText:
+        """Returns `text` with the steps of its filling.
+
+        Args:
+            text: what the filling reads.
+            filling: what the text is of.
+            step_texts: returns the text of each step that is kept. They are decoded when they are
+                read, since those of all documents take much more memory than their tokens.
+        """
         filled = cls(text)
-        filled.steps = filling.steps
+        filled.steps, filled.step_texts = filling.steps, step_texts
         return filled
 
 

@@ -28,6 +28,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": int, "metavar": "N",
         "help": "answers to each document of a task that generates text; the metric is their mean, and"
         " METRIC_maj@N and METRIC_pass@k are added"},
+    "--vote": {
+        "metavar": "fixed,linear,exp=ALPHA",
+        "help": "the answers after each step of decoding vote too, with the weight of the step (temporal"
+        " self-consistency voting); METRIC_vote@WEIGHT is added"},
     "--seed": {"help": "seed of documents, examples and all random draws"},
     "--batch_size": {"metavar": "N|auto", "help": "number of rows in a batch"},
     "--device": {"help": "device of the model"},

@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.epilog = "Docs: README.md and docs/. `dlm-eval ls models|tasks|suites|estimators|strategies` lists what there is."
     ours = parser.add_argument_group("diffusion language models (dlm_eval)")
-    add_options(ours, "--suite", "--repeats", "--label")
+    add_options(ours, "--suite", "--repeats", "--vote", "--label")
     add_options(
         ours, *("--estimator", "--decode", "--data_dir", "--devices", "--sandbox", "--unsandboxed", "--overlong"),
         *("--stride", "--engine", "--ray_address", "--report_to", "--score_only", "--shard", "--dry_run"),

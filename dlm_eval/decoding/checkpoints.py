@@ -34,6 +34,7 @@ class State:
             that it was asked with.
         inserted: number of the block of each inserted position, from left to right.
         next_id: identity that the next inserted position gets.
+        step_texts: texts of the steps done, packed (`step_texts.StepTexts`); empty if they are not kept.
     """
 
     block: int
@@ -49,6 +50,7 @@ class State:
     positions: tuple[int, ...] = ()
     inserted: tuple[int, ...] = ()
     next_id: int = 0
+    step_texts: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, data: Any) -> State:
@@ -62,7 +64,7 @@ class State:
         }
         state = cls(**plain)
         lists = (state.tokens, state.logprob, state.written)
-        numbers = (state.tokens, state.written, state.positions, state.inserted)
+        numbers = (state.tokens, state.written, state.positions, state.inserted, state.step_texts)
         counts = [value for value in vars(state).values() if not isinstance(value, tuple)]
         if (
             not all(isinstance(values, tuple) for values in (*lists, *numbers))

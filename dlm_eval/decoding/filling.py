@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from dlm_eval.bars import counting
-from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.samples import at_lengths, beam_program, lengths_program
 from dlm_eval.decoding.settings import DecodeSettings, resolve
 from dlm_eval.decoding.state import block_grid, split_blocks, whole_blocks
 from dlm_eval.decoding.step import TraceStep
+from dlm_eval.decoding.step_texts import read_packed, unpacked
 from dlm_eval.decoding.strategy import FillRequest, default_strategy, not_revising
 from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import SampleError, UserError
@@ -177,7 +178,19 @@ def fits(model: Denoiser, canvas: Canvas, settings: DecodeSettings, state: State
     blocks = sum(1 for _ in split_blocks(np.array(whole.open_positions), settings, grid))
     given = {place for place, is_open in enumerate(whole.open) if not is_open}
     ids = {model.mask_id, *range(max(embedding_rows(model), model.vocab_size))}
-    return state.fits_canvas(given, len(whole), blocks, model.max_length, ids)
+    return state.fits_canvas(given, len(whole), blocks, model.max_length, ids) and _fits_step_texts(
+        state, settings, ids
+    )
+
+
+def _fits_step_texts(state: State, settings: DecodeSettings, ids: Container[int]) -> bool:
+    """Returns whether a checkpoint has the text of each of its steps if they are kept, else none."""
+    try:
+        texts = unpacked(read_packed(state.step_texts, len(state.tokens)), len(state.tokens))
+    except ValueError:
+        return False
+    known = all(token == BLANK or token in ids for text in texts for token in text)
+    return known and len(texts) == (state.global_step if settings.step_texts else 0)
 
 
 def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
@@ -209,6 +222,17 @@ def _refuse(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> None:
     refuse_settings(model, settings)
 
 
+def _refuse_step_texts(model: Denoiser) -> None:
+    """Raises UserError if steps of the model have no candidates of all open positions."""
+    reason = None
+    if model.process != "absorbing":
+        reason = f"a model of process '{model.process}' has no masks"
+    elif model.attention != "full":
+        reason = "without full attention, later blocks have no candidates yet"
+    if reason is not None:
+        raise UserError(f"decode step_texts (--vote) is not possible with {model.name}: {reason}")
+
+
 def refuse_settings(model: Denoiser, settings: DecodeSettings) -> None:
     """Raises UserError if the settings mean nothing to the model, or are not possible with it."""
     if runs_whole_blocks(model) and settings.block_length not in (None, model.block_length):
@@ -229,5 +253,7 @@ def refuse_settings(model: Denoiser, settings: DecodeSettings) -> None:
             f"decode guidance '{settings.guidance}' is not possible; {model.name} predicts the next "
             "tokens, and a text without its beginning has none: leave it out"
         )
+    if settings.step_texts:
+        _refuse_step_texts(model)
     settings.strategy.refuse_model(model, settings)
     settings.check_process(model.process)

@@ -152,7 +152,14 @@ class DecodeSettings:
         (), help="stop strings; text from the first one on is not visible"
     )
     early_exit: bool = option(
-        True, help="stop when all visible text is final; open positions stay blank"
+        True,
+        help="stop when all visible text is final; open positions stay blank (off by default with "
+        "step_texts)",
+    )
+    step_texts: bool = option(
+        False,
+        help="keep with the answer what the text would be after each step if all its candidates were "
+        "written, for a vote over steps (`--vote` sets it)",
     )
 
     def __post_init__(self) -> None:
@@ -170,6 +177,8 @@ class DecodeSettings:
         if self.length_beam and self.lengths:
             raise UserError("decode length_beam and lengths exclude each other; give one of them")
         self.strategy.refuse(self)
+        if self.step_texts:
+            self._check_step_texts()
         if self.cache.approximate and self.guidance:
             raise UserError(
                 f"decode cache '{self.cache.name}' and guidance '{self.guidance}' exclude each other; "
@@ -177,6 +186,24 @@ class DecodeSettings:
             )
         if self.steps is not None and self.steps_per_block is not None:
             raise UserError("decode steps and steps_per_block exclude each other; give one of them")
+
+    def _check_step_texts(self) -> None:
+        """Raises UserError if not every step has candidates of all open positions."""
+        if (reason := self.strategy.why_no_step_texts) is not None:
+            raise UserError(
+                f"decode step_texts (--vote) is not possible with strategy '{self.strategy.name}': "
+                f"{reason}"
+            )
+        if self.cache.approximate:
+            raise UserError(
+                f"decode step_texts (--vote) and cache '{self.cache.name}' exclude each other: its steps "
+                "do not compute all open positions; leave one out"
+            )
+        if self.early_exit:
+            raise UserError(
+                "decode step_texts (--vote) and early_exit exclude each other, since all steps have a "
+                "vote; leave one out"
+            )
 
     @property
     def guidance_factor(self) -> float:
@@ -221,6 +248,8 @@ class DecodeSettings:
         journal keys.
         """
         general = {name: vars(self)[name] for name in FIELDS}
+        if not self.step_texts:  # answers of journals from before the setting stay known
+            del general["step_texts"]
         return {**self.strategy.identity(), **general, **self.cache.identity()}
 
     def check(self, length: int, block: int | None = None) -> None:
@@ -398,7 +427,10 @@ def _build(values: Mapping[str, Any]) -> DecodeSettings:
                 f"{', '.join(users)}"
             )
     strategy = parse_options(cls, own, "decode", needed_by=f"decode strategy '{cls.name}'")
-    return DecodeSettings(strategy=strategy, cache=_cache(values), **cast_general(values, "decode"))
+    general = cast_general(values, "decode")
+    if general.get("step_texts"):
+        general.setdefault("early_exit", False)
+    return DecodeSettings(strategy=strategy, cache=_cache(values), **general)
 
 
 def _is_none(value: Any) -> bool:

@@ -34,6 +34,7 @@ from dlm_eval.decoding.step import (
     Trace,
     TraceStep,
 )
+from dlm_eval.decoding.step_texts import StepTexts
 from dlm_eval.engine import ForwardRow, Layout, LogProbs, Output
 from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import SampleError
@@ -135,6 +136,7 @@ class DecodeState:
             (`checkpoints.State`).
         kept: numbers that the strategy keeps on the device between steps.
         memory: what the strategy keeps on the host between steps (`Unmasking.memory`).
+        step_texts: the text of each step, if it is kept.
         exit: why decoding ended, 'full' until then.
     """
 
@@ -184,6 +186,7 @@ class DecodeState:
         self.kept = Kept()
         self.memory: Any = None
         self.known: tuple[Query, Ints, Output] | None = None
+        self.step_texts = StepTexts(len(hole)) if settings.step_texts else None
         self.global_step = self.forwards = self.written_steps = self.post_steps = 0
         self.last_change = -1
         self.exit = "full"
@@ -248,8 +251,14 @@ class DecodeState:
         if self.known is not None and self.known[0] == query and np.array_equal(self.known[1], at):
             return self.known[2]
         asked = self.cache.reads(self.open, at)
+        if self.step_texts is not None:  # the candidates of later blocks too
+            asked = np.union1d(asked, np.nonzero(self.open)[0])
         found = (yield from self.run([self.row(asked, query)]))[0]
         self.cache.learn(asked, found)
+        if self.step_texts is not None:
+            inside = self.open[asked]
+            places = np.searchsorted(np.nonzero(self.in_hole)[0], asked[inside])
+            self.step_texts.read(places, found[0][inside])
         if len(asked) > len(at):
             found = tuple(values[np.isin(asked, at)] for values in found)
         random = self.settings.temperature > 0
@@ -350,6 +359,16 @@ class DecodeState:
         if self.trace is not None:
             traced = self._traced(self.ids[at], self.logprob[at], NONE)
             self.trace(replace(traced, step=0))
+        self.keep_step_text()
+
+    def keep_step_text(self) -> None:
+        """Keeps the text of a step, before it writes, if texts of steps are kept.
+
+        Raises:
+            SampleError: they take too much room.
+        """
+        if self.step_texts is not None:
+            self.step_texts.end_step(self.tokens[self.in_hole], self.open[self.in_hole])
 
     def apply(self, edit: Edit) -> None:
         """Applies a step's changes to the canvas.
@@ -495,6 +514,7 @@ class DecodeState:
             positions=_plain(self.ids) if self.resized else (),
             inserted=_plain(self.block_of[grown]),
             next_id=self.next_id,
+            step_texts=tuple(self.step_texts.packed) if self.step_texts is not None else (),
         )
 
     def restore(self, state: State) -> None:
@@ -514,6 +534,8 @@ class DecodeState:
         self.block, self.global_step, self.forwards = state.block, state.global_step, state.forwards
         self.written_steps, self.post_steps = state.written_steps, state.post_steps
         self.last_change, self.next_id = state.last_change, state.next_id
+        if self.step_texts is not None:
+            self.step_texts = StepTexts(int(self.in_hole.sum()), state.step_texts)
 
     def filling(self) -> Filling:
         """Returns the filling, `BLANK` at positions that are still open."""
@@ -526,6 +548,7 @@ class DecodeState:
             confidence=tuple(map(float, confidence)),
             step=_plain(self.step[hole]),
             exit=self.exit,
+            step_texts=self.step_texts.packed if self.step_texts is not None else (),
         )
 
 

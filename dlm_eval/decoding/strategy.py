@@ -221,6 +221,11 @@ class Strategy:
         """
         return sum(canvas.open)
 
+    @property
+    def why_no_step_texts(self) -> str | None:
+        """Why its steps have no candidates of all open positions (`decoding.step_texts`), or None."""
+        return "its steps have no candidates of open positions"
+
     def why_no_checkpoint(self, process: str) -> str | None:
         """Returns why a half-filled canvas cannot be resumed, or None."""
         return f"process '{process}'"

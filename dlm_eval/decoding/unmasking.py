@@ -225,6 +225,16 @@ class Unmasking(Strategy):
         return f"strategy '{self.name}' keeps state between steps" if self.keeps_state else None
 
     @property
+    def why_no_step_texts(self) -> str | None:
+        if self.resizes:
+            return "it changes the length of the text"
+        if type(self).step is not Unmasking.step:
+            return "its steps run rows of their own"
+        if self.keeps_state:
+            return "what it keeps between steps depends on the positions that it reads"
+        return None
+
+    @property
     def _whole_rows(self) -> str:
         """Why its rows have to run and show the whole canvas; "" if they need not."""
         growing = "changes the length of the canvas" if self.resizes is True else ""
@@ -337,6 +347,7 @@ class Unmasking(Strategy):
                     at = state.computed_next(at)
                 view = state.view(at, block, step, quota, name)
                 edit = yield from self.step(state, view, op)
+            state.keep_step_text()
             state.apply(edit)
             if not edit.changes_nothing and self.tokens_are_final:
                 state.check_early_exit()

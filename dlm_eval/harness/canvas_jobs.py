@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from lm_eval.api.instance import Instance
 
 from dlm_eval.canvas import BLANK, Canvas, FilledText, Filling, Score
 from dlm_eval.decoding import resolve
+from dlm_eval.decoding.step_texts import unpacked
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans, Request, warn_equal
 from dlm_eval.harness.request_jobs import Prepare, RequestKind, RequestKinds
 from dlm_eval.harness.requests import (
     HOLE,
+    Hole,
     Overlong,
     Prepared,
     UnbuiltPrompt,
@@ -237,9 +240,7 @@ class CanvasJobs:
 
     def _fill_answer(self, request: Instance, answers: Sequence[Answer], record: Record) -> str:
         filling, hole = _filling(answers[0]), request.args[1].get(HOLE)
-        written = pieces(filling.tokens, 1 if hole is None else len(hole.between) + 1)
-        written = [visible(piece, self.model.eos_ids) for piece in written]
-        record.tokens = sum(map(len, written))
+        record.tokens = sum(map(len, self._written(filling.tokens, hole)))
         record.details |= {
             "steps_taken": filling.steps,
             "exit": filling.exit,
@@ -247,10 +248,24 @@ class CanvasJobs:
         }
         if self._texts is not None:
             record.details["trajectory"] = trajectory(filling, self._texts)
-        texts = [self.model.decode(piece) for piece in written]
-        text = texts[0] if hole is None else hole.joined(texts)
-        text = cut_at(text, record.details["until"])
-        return FilledText.of(text, filling)
+        text_of = partial(self._text, hole=hole, until=record.details["until"])
+
+        def step_texts() -> list[str]:
+            steps = unpacked(filling.step_texts, len(filling.tokens))
+            texts = {tokens: text_of(tokens) for tokens in dict.fromkeys(steps)}
+            return [texts[tokens] for tokens in steps]
+
+        return FilledText.of(text_of(filling.tokens), filling, step_texts)
+
+    def _written(self, tokens: Sequence[int], hole: Hole | None) -> list[list[int]]:
+        """Returns the visible tokens of each hole."""
+        parts = pieces(tokens, 1 if hole is None else len(hole.between) + 1)
+        return [visible(piece, self.model.eos_ids) for piece in parts]
+
+    def _text(self, tokens: Sequence[int], hole: Hole | None, until: Sequence[str]) -> str:
+        """Returns lm-eval's answer for the tokens of a request's holes."""
+        texts = [self.model.decode(piece) for piece in self._written(tokens, hole)]
+        return cut_at(texts[0] if hole is None else hole.joined(texts), until)
 
     def _estimator(self, task: str) -> Estimator:
         """Returns the estimator of a task, for the process of the model."""

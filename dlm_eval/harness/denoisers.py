@@ -49,11 +49,7 @@ class Denoisers:
     def check_options(self, settings: RunSettings) -> None:
         _check_device(settings, here=not settings.dry_run and not settings.score_only)
         settings.parsed_estimator  # noqa: B018  (raises its errors)
-        user = {
-            k: v
-            for k, v in user_layer(settings.gen_kwargs, settings.decode).items()
-            if (k, v) != ("preset", "authors")
-        }
+        user = {k: v for k, v in _user_layer(settings).items() if (k, v) != ("preset", "authors")}
         process = process_of(settings.model, settings.model_args)
         options = DecodeOptions(user, process=process or "absorbing")
         ask = options.request({})
@@ -67,7 +63,7 @@ class Denoisers:
     def check_tasks(self, settings: RunSettings, tasks: Mapping[str, Any]) -> None:
         process = process_of(settings.model, settings.model_args) or "absorbing"
         _check_chat(settings, tasks)
-        options = DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process)
+        options = DecodeOptions(_user_layer(settings), process=process)
         check_requests(options, tasks)
         check_drafts(options, tasks)
 
@@ -136,6 +132,12 @@ class Denoisers:
         )
 
 
+def _user_layer(settings: RunSettings) -> dict[str, Any]:
+    """Returns the user's decode settings; a vote over steps needs the text of each step."""
+    user = user_layer(settings.gen_kwargs, settings.decode)
+    return {**user, "step_texts": True} if settings.vote is not None else user
+
+
 def _check_device(settings: RunSettings, here: bool = True) -> None:
     """Raises UserError if the model cannot run on the one device that the settings name."""
     if settings.device is not None:
@@ -187,7 +189,7 @@ def _lm(loaded: Loaded, settings: RunSettings, by_order: frozenset[str]) -> Diff
 
 def _options(model: Denoiser, settings: RunSettings, by_order: frozenset[str]) -> Options:
     """Returns the options of a run's DiffusionLM."""
-    decode = DecodeOptions.of(user_layer(settings.gen_kwargs, settings.decode), model)
+    decode = DecodeOptions.of(_user_layer(settings), model)
     return Options(
         settings.parsed_estimator.for_model(decode.checkpoint, decode.family),
         decode,

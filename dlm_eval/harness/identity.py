@@ -63,7 +63,7 @@ def digests(
     return {
         "configuration": configuration,
         "fingerprint": digest(configuration, list(settings.seeds), _made(task, shots)),
-        "scoring": digest(redact(_scoring(task))),
+        "scoring": digest(redact(_scoring(task, settings))),
         "num_fewshot": shots,
         "fewshot_as_multiturn": settings.multiturn,
         "documents": f"first {len(numbers)}"
@@ -166,13 +166,14 @@ def _metadata(task: Any, settings: RunSettings) -> dict[str, Any]:
     return {key: value for key, value in (task.config.metadata or {}).items() if key not in hidden}
 
 
-def _scoring(task: Any) -> dict[str, Any]:
+def _scoring(task: Any, settings: RunSettings) -> dict[str, Any]:
     config = vars(task.config)
     return {
         **{key: described(config.get(key)) for key in SCORING},
         "target": None if _shows_targets(task, shots=0) else described(config.get("doc_to_target")),
         "version": (config.get("metadata") or {}).get("version", task.VERSION),
         **({"repeats": "each answer"} if scores_each(task) else {}),
+        **({"vote": sorted(each.label for each in settings.weights)} if settings.weights else {}),
     }
 
 

@@ -20,7 +20,7 @@ from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.workers import Pool
 
 # Settings that only our denoisers use.
-OF_DENOISERS = ("estimator", "decode", "stride", "overlong", "log_trajectories")
+OF_DENOISERS = ("estimator", "decode", "stride", "overlong", "log_trajectories", "vote")
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ from dlm_eval.harness.sample_errors import SampleErrors, reason_of
 from dlm_eval.harness.sampling_errors import add_sampling_errors
 from dlm_eval.harness.saving import save
 from dlm_eval.harness.tasks import load_tasks
+from dlm_eval.harness.votes import add_to_samples, vote_over_steps
 from dlm_eval.models import given
 from dlm_eval.output import safe_log
 from dlm_eval.redaction import redact, redact_values
@@ -202,6 +203,7 @@ def tasks_of(settings: RunSettings, names: Sequence[Any] = ()) -> dict[str, Any]
         seeds=settings.seeds,
     )
     repeat_answers(loaded["tasks"], settings.repeats)
+    vote_over_steps(loaded["tasks"], settings.weights)
     return loaded
 
 
@@ -222,6 +224,7 @@ def _evaluate(
     results = _answers_and_scores(loaded, tasks, settings, errors)
     device = loaded.pool.cost() - before + loaded.spent.device if loaded.ours else None
     drop_from_samples(results)
+    add_to_samples(results)
     with errors.adding("standard errors over samples"):
         add_sampling_errors(results, tasks["tasks"])
     make_plain(results)

@@ -107,6 +107,7 @@ def _settings(loaded: Loaded, settings: RunSettings) -> dict[str, Any]:
         "metadata": public_arguments(settings.metadata),
         "fewshot_seed": settings.seeds[3],
         **({} if settings.repeats is None else {"repeats": settings.repeats}),
+        **({} if settings.vote is None else {"vote": settings.vote}),
     }
     return {
         **redact(described),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dlm_eval.decoding.step_votes import StepWeight, parse_weights
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.setting_checks import check_each, check_samples, check_together
 from dlm_eval.harness.shard import Shard
@@ -43,6 +44,8 @@ class RunSettings:
         gen_kwargs: lm-eval's generation settings; for our models `decode` overrides them.
         repeats: answers to each document of a task that generates text; each is scored
             (`harness/repeats.py`). None for the task's own number.
+        vote: weights of votes over the steps of each answer, as 'fixed,linear,exp=5'
+            (`harness/votes.py`); None for no vote.
         devices: worker processes: 'auto', 'cpu:2' or '0,1'; None for one device in this process.
         engine: 'local' or 'ray' (workers as Ray actors).
         ray_address: address of a Ray cluster; None for $RAY_ADDRESS, else a cluster on this
@@ -78,6 +81,7 @@ class RunSettings:
     gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
     num_fewshot: int | None = None
     repeats: int | None = None
+    vote: str | None = None
     limit: float | None = None
     samples: Mapping[str, Sequence[int]] | None = None
     batch_size: str | int | None = None
@@ -116,6 +120,15 @@ class RunSettings:
         check_each(self)
         check_together(self)
         check_samples(self.samples)
+
+    @property
+    def weights(self) -> tuple[StepWeight, ...]:
+        """The weights of `vote`, none without it.
+
+        Raises:
+            UserError: `vote` is not allowed.
+        """
+        return () if self.vote is None else parse_weights(self.vote)
 
     @property
     def seeds(self) -> tuple[int | None, ...]:

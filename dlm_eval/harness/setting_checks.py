@@ -93,6 +93,8 @@ def _pairs(s: RunSettings) -> Iterator[tuple[bool, str]]:
     yield chosen, "--limit and --samples exclude each other; give one"
     turns = bool(s.fewshot_as_multiturn) and not s.apply_chat_template
     yield turns, "--fewshot_as_multiturn needs --apply_chat_template"
+    votes = "--vote and --repeats exclude each other: one votes over steps, one over answers"
+    yield bool(s.weights) and (s.repeats or 1) > 1, votes
 
 
 def check_samples(samples: Mapping[str, Sequence[int]] | None) -> None:

@@ -45,7 +45,7 @@ def problems(entry: Entry, loaded: Mapping[str, Any]) -> Iterator[str]:
         )
     if entry.metric is not None:
         known = {name for task in tasks.values() for name in _metrics(task)}
-        base = entry.metric.partition("_maj@")[0].partition("_pass@")[0]
+        base = entry.metric.partition("_maj@")[0].partition("_pass@")[0].partition("_vote@")[0]
         if entry.metric not in known and base not in known:
             yield f"metric '{entry.metric}' is not one of {', '.join(sorted(known))}"
     if entry.filter is not None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlm_eval.errors import UserError
+from dlm_eval.metrics.answers import finds_answer
 from dlm_eval.recorded_answers import read_answers
 
 BOXED = re.compile(r"\\boxed{(.*?)}")
@@ -148,6 +149,7 @@ SOURCES = {
 # -- scores ----------------------------------------------------------------------------------------
 
 
+@finds_answer(lambda text: gsm8k_answer(text))
 def gsm8k_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Returns whether the number in the text equals the document's; 0 without a ground truth."""
     number = gsm8k_answer(results[0])
@@ -188,15 +190,20 @@ def _number(text: str, first: bool) -> float | None:
         return float(found[0 if first else -1]) if found else None
 
 
+@finds_answer(lambda text: math_answer(text))
 def math_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Returns whether the boxed text equals the document's by the rules of Hendrycks et al."""
     from lm_eval.tasks.hendrycks_math.utils import is_equiv
 
-    written = boxed(results[0])
-    if not written:
-        tagged = _tagged(results[0])
-        written = written if tagged is None else tagged
+    written = math_answer(results[0])
     return {"exact_match": float(written is not None and is_equiv(written, doc["ground_truth"]))}
+
+
+def math_answer(text: str) -> str | None:
+    """Returns the boxed text (`boxed`), else what stands between the answer tags."""
+    written = boxed(text)
+    tagged = None if written else _tagged(text)
+    return written if tagged is None else tagged
 
 
 def boxed(text: str) -> str | None:
@@ -216,6 +223,7 @@ def boxed(text: str) -> str | None:
         return str(found)
 
 
+@finds_answer(lambda text: countdown_expression(text))
 def countdown_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Returns whether the expression uses each number once and gives the target."""
     expression = countdown_answer(results[0])
@@ -238,6 +246,12 @@ def countdown_answer(text: str) -> str:
         expression = expression.replace(latex, sign)
     equation = LEFT_SIDE.search(expression)
     return equation[1].strip() if equation else expression
+
+
+def countdown_expression(text: str) -> str | None:
+    """Returns the expression in a text, None if it is no arithmetic."""
+    expression = countdown_answer(text)
+    return expression if ARITHMETIC.fullmatch(expression) else None
 
 
 def value_of(expression: str) -> Any:
@@ -272,6 +286,7 @@ def _power(base: Any, exponent: Any) -> Any:
     return base**exponent
 
 
+@finds_answer(lambda text: sudoku_answer(text) or None)
 def sudoku_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Returns the share of the puzzle's empty cells that are filled correctly.
 

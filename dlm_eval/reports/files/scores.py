@@ -20,8 +20,9 @@ FRACTION = re.compile(
     r"acc(_norm|_bytes|_mutual_info)?|cell_acc|exact_match|em(_official)?|alias_match|contains|((token|macro|micro)_)?f1|mcc|pearson|spearman"
     r"|pass(@|_at_)\d+"
 )
-# What --repeats adds to a metric's name; pass@k is added to pass@1 (harness/repeats.py).
-OF_REPEATS = re.compile(r"_(maj|pass)@\d+$|^pass@\d+$")
+# What --repeats and --vote add to a metric's name; pass@k is added to pass@1 (harness/repeats.py,
+# harness/votes.py).
+ADDED = re.compile(r"_(maj|pass)@\d+$|^pass@\d+$|_vote@(fixed|linear|exp[0-9.e+-]+)$")
 # How tables name `Row.finds_length`.
 WITHOUT_LENGTH = "without being told the length"
 RATIOS = (1e-12, 1e12)  # of tokens, forwards and seconds
@@ -51,10 +52,10 @@ def task_cells(content: Content, digests: Digests, task: str) -> Iterator[dict[s
 
 
 def _is_fraction(metric: str, declared: Collection[str]) -> bool:
-    """Returns whether a metric is a fraction: declared by its task, or added by --repeats to one
-    that is.
+    """Returns whether a metric is a fraction: declared by its task, or added by --repeats or --vote to
+    one that is.
     """
-    base = OF_REPEATS.sub("", metric) or "pass@1"
+    base = ADDED.sub("", metric) or "pass@1"
     return bool({metric, base} & set(declared)) and FRACTION.fullmatch(base) is not None
 
 
