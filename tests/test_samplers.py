@@ -70,6 +70,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "self_speculative": {"n_future_tokens": 3},
     "esolm": {"diffusion_steps": 4},
     "less": {"conf_threshold": 0.2, "drift_threshold": 0.3, "persistence_len": 1, "block_length": 6},
+    "less_dream": {"conf_threshold": 0.2, "drift_threshold": 0.3, "persistence_len": 1},
     "d2f": {"block_size": 4, "block_add_threshold": 0.3, "skip_threshold": 0.3},
 }  # fmt: skip
 SAMPLERS = [
