@@ -61,7 +61,7 @@ ONLY_PARSED = (
     (r"--suite (?!demo\b|my_|card\b|generative\b|d1\b.* --model)\w+", "minutes: tests/test_suites_tasks.py runs every entry"),
     (r"--model (diffusiongemma)\b", "hub: tests/test_models_diffusiongemma.py builds a small one"),
     (r"--fingerprint 3fa1", "elsewhere: it names the reader's model (tests/test_journal.py)"),
-    (r"preset=daedal", "elsewhere: random weights never end the text (tests/test_samplers_lengths.py)"),
+    (r"preset=(daedal|rho_eos)", "elsewhere: random weights never end the text (tests/test_samplers_lengths.py)"),
     (r"bitsandbytes", "gpu"),
     (r"quantization=(torchao|quanto)", "install: tests/test_models_options.py runs it"),
 )  # fmt: skip

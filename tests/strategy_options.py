@@ -15,4 +15,5 @@ NEEDED: dict[str, dict[str, Any]] = {  # options without which a strategy is ref
     "entropy_bound": {"entropy_bound": 0.5},
     "edit": {"threshold": 0.6, "editing_threshold": 0.5},
     "daedal": {"max_gen_length": 16},
+    "rho_eos": {"max_gen_length": 16},
 }

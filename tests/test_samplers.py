@@ -70,6 +70,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "self_speculative": {"n_future_tokens": 3},
     "esolm": {"diffusion_steps": 4},
     "less": {"conf_threshold": 0.2, "drift_threshold": 0.3, "persistence_len": 1, "block_length": 6},
+    "saber": {"block_length": 6},
+    "rho_eos": {"max_gen_length": 20, "high_conf_threshold": 0.3, "block_length": 6},
+    "less_dream": {"conf_threshold": 0.2, "drift_threshold": 0.3, "persistence_len": 1},
     "d2f": {"block_size": 4, "block_add_threshold": 0.3, "skip_threshold": 0.3},
 }  # fmt: skip
 SAMPLERS = [
@@ -261,7 +264,7 @@ def test_what_shows_the_whole_canvas() -> None:
     """Samplers with rows of their own, which the caches do not know."""
     assert set(WHOLE_CANVAS) == {
         "block_n", "d2f", "daedal", "dmax", "esolm", "freedave", "joint_threshold_indel", "linear_spec", "prophet",
-        "self_speculative", "slowfast", "slowfast_dream", "var_generate", "wino",
+        "rho_eos", "saber", "saber_dream", "self_speculative", "slowfast", "slowfast_dream", "var_generate", "wino",
     }  # fmt: skip
 
 

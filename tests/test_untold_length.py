@@ -28,7 +28,7 @@ def test_which_strategies_find_the_length() -> None:
         for name, cls in STRATEGIES.listed().items()
         if not isinstance(cls, str) and cls.finds_length
     }
-    assert found == {"daedal", "var_generate", "joint_threshold_indel", "d2f"}
+    assert found == {"daedal", "var_generate", "joint_threshold_indel", "d2f", "rho_eos"}
 
 
 @pytest.mark.parametrize(

@@ -160,8 +160,8 @@ class Strategy:
             )
         if not self.takes_steps and (settings.steps or settings.steps_per_block):
             raise UserError(
-                f"decode steps is not used by strategy '{self.name}', which writes one token per "
-                "step; leave it out"
+                f"decode steps is not used by strategy '{self.name}', which decides by itself how "
+                "many steps it takes; leave it out"
             )
         if not self.takes_guidance and settings.guidance:
             raise UserError(

@@ -80,6 +80,44 @@ class Reading:
         return float(self.end_chance[self.ends][-count:].sum()) / count
 
 
+def sure_or_best(reading: Reading, waiting: Ints, threshold: float, mask: int) -> Bools:
+    """Returns [W] bool, true at the open positions `waiting` [W] whose candidate is surer than
+    `threshold`, at least at the surest one.
+
+    A candidate that is the mask counts only where all are; then the best other token does.
+    """
+    is_mask = reading.token[waiting] == mask
+    chosen: Bools = (np.exp(reading.logprob[waiting]) > threshold) & ~is_mask
+    if len(waiting) and not chosen.any():
+        rank = np.where(is_mask, -np.inf, reading.logprob[waiting])
+        rank = reading.other_logprob[waiting] if is_mask.all() else rank
+        chosen[rank.argmax()] = True
+    return chosen
+
+
+def end_token(strategy: str, asked: int | None, model: Denoiser) -> int:
+    """Returns the end token that was asked for, or the model's.
+
+    Raises:
+        UserError: the model has none.
+    """
+    if asked is None and not model.eos_ids:
+        raise UserError(
+            f"decode strategy '{strategy}': {model.name} names no end-of-text token; set eos_token_id"
+        )
+    return model.eos_ids[0] if asked is None else asked
+
+
+def check_ends(strategy: str, asked: int | None, longest: int, model: Denoiser) -> None:
+    """Raises UserError if the model has not this end token, or not the `longest` answer's positions."""
+    if longest > model.max_length:
+        allowed = f"at most the {model.max_length} positions of {model.name}"
+        raise value_error("decode max_gen_length", longest, allowed)
+    if (end := end_token(strategy, asked, model)) >= model.vocab_size:
+        allowed = f"an id that {model.name} predicts, 0 to {model.vocab_size - 1}"
+        raise value_error("decode eos_token_id", end, allowed)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Daedal(Unmasking, name="daedal"):
     """all surer than a threshold in a window; the text grows while its end is not in sight (DAEDAL)
@@ -131,20 +169,7 @@ class Daedal(Unmasking, name="daedal"):
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
-        if self.max_gen_length > model.max_length:
-            allowed = f"at most the {model.max_length} positions of {model.name}"
-            raise value_error("decode max_gen_length", self.max_gen_length, allowed)
-        if self._end(model) >= model.vocab_size:
-            allowed = f"an id that {model.name} predicts, 0 to {model.vocab_size - 1}"
-            raise value_error("decode eos_token_id", self._end(model), allowed)
-
-    def _end(self, model: Denoiser) -> int:
-        if self.eos_token_id is None and not model.eos_ids:
-            raise UserError(
-                f"decode strategy '{self.name}': {model.name} names no end-of-text token; set "
-                "eos_token_id"
-            )
-        return model.eos_ids[0] if self.eos_token_id is None else self.eos_token_id
+        check_ends(self.name, self.eos_token_id, self.max_gen_length, model)
 
     def most_open(self, canvas: Canvas) -> int:
         return max(sum(canvas.open), self.max_gen_length)
@@ -164,7 +189,7 @@ class Daedal(Unmasking, name="daedal"):
         before the window are.
         """
         at = np.nonzero(state.in_hole)[0]
-        n, end = len(at), self._end(state.model)
+        n, end = len(at), end_token(self.name, self.eos_token_id, state.model)
         if n > self.max_gen_length:
             raise SampleError(
                 f"strategy '{self.name}': the hole has {n} positions, max_gen_length is "
@@ -189,13 +214,8 @@ class Daedal(Unmasking, name="daedal"):
         window = state.settings.block_length or WINDOW
         waiting = np.nonzero(state.open[at])[0]  # counted from the begin of the answer
         waiting = waiting[waiting < (waiting[0] // window + 1) * window]
-        token, sure = reading.token[waiting], np.exp(reading.logprob[waiting])
-        is_mask = token == state.model.mask_id
-        chosen = (sure > self.high_conf_threshold) & ~is_mask
-        if not chosen.any():
-            rank = np.where(is_mask, -np.inf, reading.logprob[waiting])
-            rank = reading.other_logprob[waiting] if is_mask.all() else rank
-            chosen[rank.argmax()] = True
+        sure = np.exp(reading.logprob[waiting])
+        chosen = sure_or_best(reading, waiting, self.high_conf_threshold, state.model.mask_id)
         unsure = ~chosen & (sure < self.low_conf_threshold)
         n, written = len(at), waiting[chosen]
         insert = delete = NONE

@@ -93,7 +93,7 @@ class Less(Unmasking, name="less"):
     a block stays open.
 
     Equal to the authors' code for LLaDA at temperature 0; above it that code takes the softmax of noisy
-    values, and is left out. Their code for Dream writes from the left by other rules, and is not built.
+    values, and is left out. Their code for Dream has other rules: `less_dream`.
     """
 
     conf_threshold: float = option(
