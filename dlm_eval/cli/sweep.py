@@ -344,11 +344,12 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
             "(percent)"
         )
     metrics = {name: _metric(task, name, given["metric"]) for name, task in tasks.items()}
-    process = process_of(settings.model, settings.model_args)
     for point in points:
-        _check({**fixed, **point}, tasks, process, ", ".join(f"{k}={v}" for k, v in point.items()))
+        title = ", ".join(f"{k}={v}" for k, v in point.items())
+        _check({**fixed, **point}, tasks, settings, title)
+    process = process_of(settings.model, settings.model_args)
     if not given["no_baseline"] and process in (None, "absorbing"):
-        _check({**fixed, **baseline_settings(fixed)}, tasks, process, "baseline")
+        _check({**fixed, **baseline_settings(fixed)}, tasks, settings, "baseline")
     settings = dataclasses.replace(settings, tasks=_specs(settings, tasks, left))
     arguments = {name: task.config.generation_kwargs or {} for name, task in tasks.items()}
     return Plan(settings, points, fixed, question, metrics, not given["no_baseline"], arguments)
@@ -418,14 +419,16 @@ def _metric(task: Any, name: str, wanted: str | None) -> str:
 
 
 def _check(
-    decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str
+    decode: Mapping[str, Any], tasks: Mapping[str, Any], run: RunSettings, title: str
 ) -> None:
     """Raises UserError if settings do not fit the model's process or a task's own length."""
     from dlm_eval.harness.decode_config import DecodeOptions
     from dlm_eval.harness.requests import HOLE
+    from dlm_eval.models import process_of
 
+    process = process_of(run.model, run.model_args)
     # 0: no length is set.
-    options = DecodeOptions(decode, default_length=0, process=process or "absorbing")
+    options = DecodeOptions.before_loading(decode, run.model, run.model_args, 0)
     if decode.get("preset") == "authors":
         return  # they depend on the checkpoint
     for name, task in tasks.items():

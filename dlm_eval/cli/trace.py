@@ -191,7 +191,7 @@ def _trajectories(args: argparse.Namespace) -> tuple[LoggedRun, list[Logged]]:
 def _record(args: argparse.Namespace) -> Recording:
     from dlm_eval.harness.decode_config import DecodeOptions, user_layer
     from dlm_eval.harness.requests import Hole, Length, hole_canvas
-    from dlm_eval.models import check_device, load_model, process_of
+    from dlm_eval.models import check_device, load_model
     from dlm_eval.reports.trace.recording import record
     from dlm_eval.settings import parse_pairs
 
@@ -201,9 +201,8 @@ def _record(args: argparse.Namespace) -> Recording:
             raise UserError(f"--{name} is not valid UTF-8")
     decode = user_layer({}, parse_pairs(",".join(args.decode or ()), "--decode"))
     arguments: dict[str, Any] = dict(parse_pairs(",".join(args.model_args or ()), "--model_args"))
-    process = process_of(args.model, arguments) or "absorbing"
     if decode.get("preset") != "authors":  # find wrong settings before a model is loaded
-        _settings(DecodeOptions(decode, "", LENGTH, process), args)
+        _settings(DecodeOptions.before_loading(decode, args.model, arguments, LENGTH), args)
     if args.device is not None:
         if "device" in arguments:
             raise UserError("--device and device of --model_args exclude each other; give one")

@@ -21,8 +21,10 @@ from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import (
     Denoiser,
+    LengthHead,
     check_ids,
     embedding_rows,
+    offers,
     runs_whole_blocks,
     tokens_ahead,
 )
@@ -215,6 +217,11 @@ def refuse_settings(model: Denoiser, settings: DecodeSettings) -> None:
         raise UserError(
             f"decode block_length '{settings.block_length}' is not allowed; {model.name} routes "
             f"blocks of {model.block_length} as one, so leave it out"
+        )
+    if settings.length_beam and not offers(model, LengthHead):
+        raise UserError(
+            f"decode length_beam '{settings.length_beam}' is not possible: {model.name} has no "
+            "length head; leave it out"
         )
     if tokens_ahead(model) is not None and settings.guidance_factor != 1:
         raise UserError(

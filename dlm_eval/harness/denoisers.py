@@ -55,7 +55,7 @@ class Denoisers:
             if (k, v) != ("preset", "authors")
         }
         process = process_of(settings.model, settings.model_args)
-        options = DecodeOptions(user, process=process or "absorbing")
+        options = DecodeOptions.before_loading(user, settings.model, settings.model_args)
         ask = options.request({})
         if ask.hole.length.tokens in (None, options.default_length):  # a task may set it
             decode = resolve(*ask.layers)
@@ -65,9 +65,9 @@ class Denoisers:
             decode.check_process(process)
 
     def check_tasks(self, settings: RunSettings, tasks: Mapping[str, Any]) -> None:
-        process = process_of(settings.model, settings.model_args) or "absorbing"
         _check_chat(settings, tasks)
-        options = DecodeOptions(user_layer(settings.gen_kwargs, settings.decode), process=process)
+        user = user_layer(settings.gen_kwargs, settings.decode)
+        options = DecodeOptions.before_loading(user, settings.model, settings.model_args)
         check_requests(options, tasks)
         check_drafts(options, tasks)
 
