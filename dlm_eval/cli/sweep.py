@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dlm_eval.cli.options import add_options, path_of
 from dlm_eval.errors import RunError, UserError, unknown_name_error
 from dlm_eval.output import one_line, set_verbosity, table
+from dlm_eval.printable import counted
 
 if TYPE_CHECKING:
     from dlm_eval.harness.run import Finished
@@ -125,8 +126,9 @@ def main(args: argparse.Namespace) -> int:
                 f"--model '{args.model}' is not a diffusion language model of dlm_eval; decode"
                 " settings mean nothing to it"
             )
-        combinations = plan.combinations(loaded.model)
-        plan.refuse(loaded.model, combinations)
+        combinations, left_out = plan.fitting(loaded.model)
+        for line in left_out:
+            print(line, file=sys.stderr)
         sweep = Sweep(loaded.name, y_max=args.y_max)
         samples: list[frontier.Point] = []
         for number, (decode, baseline) in enumerate(combinations):
@@ -146,6 +148,8 @@ def main(args: argparse.Namespace) -> int:
             write_files({home / "sweep.csv": sweep.csv(), home / "aup.csv": sweep.aup_csv()})
     draw(sweep, home / "sweep.png")
     _report(sweep, home)
+    if left_out:
+        print("\n" + "\n".join(left_out))
     for line in frontier_lines(samples):
         print(line)
     if missing:
@@ -154,7 +158,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _report(sweep: Sweep, home: Path) -> None:
-    from dlm_eval.reports.files.scores import WITHOUT_LENGTH
+    from dlm_eval.reports.files.row import WITHOUT_LENGTH
 
     def shown(value: float | None, digits: int) -> str:
         return "" if value is None else f"{value:.{digits}f}"
@@ -168,6 +172,7 @@ def _report(sweep: Sweep, home: Path) -> None:
                 f"{p.low:.4f} to {p.high:.4f}" if p.low is not None and p.high is not None else ""
             )
             name = p.curve if p.baseline else ", ".join(f"{k}={v}" for k, v in p.decode.items())
+            name += f" ({p.approximation})" if p.approximation else ""
             per_sample = shown(p.forwards / p.samples if p.samples else None, 1)
             speed = [per_sample, shown(p.tokens_per_forward, 3), shown(p.tokens_per_second, 1)]
             known = p.computed is not None and p.samples
@@ -236,21 +241,37 @@ class Plan:
     baseline: bool
     arguments: dict[str, Mapping[str, Any]]
 
-    def refuse(self, model: Denoiser, combinations: list[tuple[dict[str, Any], bool]]) -> None:
-        """Raises UserError if `model` cannot use one of the combinations, before the first is run."""
+    def fitting(self, model: Denoiser) -> tuple[list[tuple[dict[str, Any], bool]], list[str]]:
+        """Returns those of `combinations` that `model` can use, and a line about each of the others.
+
+        Raises:
+            UserError: it can use no point of the grid.
+        """
+        fitting, reasons = [], []
+        for decode, baseline in self.combinations(model):
+            try:
+                self._refuse(model, decode, baseline)
+                fitting.append((decode, baseline))
+            except UserError as error:
+                reasons.append(str(error))
+        if all(baseline for _, baseline in fitting):
+            others = f" (nor {counted(len(reasons) - 1, 'other')})" if len(reasons) > 1 else ""
+            raise UserError(reasons[0] + others)
+        return fitting, [one_line(f"left out: {reason}") for reason in reasons]
+
+    def _refuse(self, model: Denoiser, decode: Mapping[str, Any], baseline: bool) -> None:
         from dlm_eval.decoding.filling import refuse_settings
         from dlm_eval.harness.decode_config import DecodeOptions
 
-        for decode, baseline in combinations:
-            options = DecodeOptions.of({**self.fixed, **decode}, model)
-            for name, arguments in self.arguments.items():
-                settings = options.resolved(options.request(arguments, name))
-                try:
-                    refuse_settings(model, settings)
-                except UserError as error:
-                    words = ", ".join(f"{k}={v}" for k, v in decode.items())
-                    title = "baseline" if baseline else words
-                    raise UserError(f"{error} (task {name}, {title})") from error
+        options = DecodeOptions.of({**self.fixed, **decode}, model)
+        for name, arguments in self.arguments.items():
+            settings = options.resolved(options.request(arguments, name))
+            try:
+                refuse_settings(model, settings)
+            except UserError as error:
+                words = ", ".join(f"{k}={v}" for k, v in decode.items())
+                title = "baseline" if baseline else words
+                raise UserError(f"{error} (task {name}, {title})") from error
 
     def combinations(self, model: Denoiser) -> list[tuple[dict[str, Any], bool]]:
         """Returns (decode settings, whether they are the baseline) of each run, baseline first."""
@@ -459,6 +480,7 @@ def points_of(
             results["dlm_eval"]["cost"].get(name, {}),
             plan.metrics[name],
         )
+        described = results["dlm_eval"]["tasks"].get(name, {})
         filters = [key.partition(",")[2] for key in scores if key.partition(",")[0] == metric]
         chosen = filters[0] if filters else ""
         found.append(
@@ -477,7 +499,8 @@ def points_of(
                 tokens=cost.get("tokens", 0),
                 seconds=cost.get("seconds", 0.0),
                 computed=cost.get("computed_tokens"),
-                finds_length=bool(results["dlm_eval"]["tasks"].get(name, {}).get("finds_length")),
+                finds_length=bool(described.get("finds_length")),
+                approximation=str(described.get("approximation") or ""),
                 values=_values(results, name, metric, chosen),
                 better=bool(results.get("higher_is_better", {}).get(name, {}).get(metric, True)),
                 results=finished.file.name if finished.file else "",
