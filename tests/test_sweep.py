@@ -304,6 +304,17 @@ def test_what_the_model_cannot_do_is_left_out_with_a_line_each(
     assert [row["decode.cache"] for row in read(tmp_path / "sweep.csv")] == ["", "none"]
 
 
+def test_samples_that_failed_are_told_with_a_reason(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["--decode", "strategy=daedal", "max_gen_length=3", "--decode_fixed", "gen_length=5"]
+    assert sweep(tasks, tmp_path, "--tasks", "t_write", "--limit", "2", *grid) == 1
+    told = capsys.readouterr().out.splitlines()
+    (place,) = (i for i, line in enumerate(told) if "could not be answered or scored" in line)
+    assert told[place].startswith("strategy=daedal, max_gen_length=3: 2 samples")
+    assert told[place + 1].split()[0] == "2" and "max_gen_length" in told[place + 1]
+
+
 def test_a_grid_that_the_model_cannot_use_at_all_is_refused(
     tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

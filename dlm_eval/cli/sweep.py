@@ -111,6 +111,7 @@ def main(args: argparse.Namespace) -> int:
     from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import output_directory
     from dlm_eval.reports.files.write import write_files
+    from dlm_eval.reports.run.report import reasons
     from dlm_eval.reports.run.suite_report import frontier_lines
     from dlm_eval.reports.sweep.curves import Sweep
     from dlm_eval.reports.sweep.plot import draw
@@ -120,6 +121,7 @@ def main(args: argparse.Namespace) -> int:
     home = output_directory(args.output_path)
     errors = 0
     missing: list[str] = []
+    failed: list[str] = []
     with open_model(plan.settings, home) as loaded:
         if loaded.model is None:
             raise UserError(
@@ -133,14 +135,16 @@ def main(args: argparse.Namespace) -> int:
         samples: list[frontier.Point] = []
         for number, (decode, baseline) in enumerate(combinations):
             words = ", ".join(f"{k}={v}" for k, v in decode.items())
-            print(
-                one_line(f"[{number + 1}/{len(combinations)}] {'baseline' if baseline else words}"),
-                file=sys.stderr,
-            )
+            title = "baseline" if baseline else words
+            print(one_line(f"[{number + 1}/{len(combinations)}] {title}"), file=sys.stderr)
             settings = dataclasses.replace(plan.settings, decode={**plan.fixed, **decode})
             finished = run(settings, shared=loaded)
             errors += finished.errors
             missing += finished.missing
+            if finished.errors:
+                count = counted(finished.errors, "sample")
+                failed += [one_line(f"{title}: {count} could not be answered or scored:")]
+                failed += [reasons(finished.results)]
             sweep.points.extend(points_of(finished, plan, decode, baseline))
             samples += frontier.points_of(settings.decode, finished.results)
             # Write after each combination, so that tables can be read during the sweep and an
@@ -148,8 +152,8 @@ def main(args: argparse.Namespace) -> int:
             write_files({home / "sweep.csv": sweep.csv(), home / "aup.csv": sweep.aup_csv()})
     draw(sweep, home / "sweep.png")
     _report(sweep, home)
-    if left_out:
-        print("\n" + "\n".join(left_out))
+    if left_out or failed:
+        print("\n" + "\n".join([*left_out, *failed]))
     for line in frontier_lines(samples):
         print(line)
     if missing:

@@ -165,7 +165,7 @@ def report(
     if finished.errors:
         lines.append(
             f"{counted(finished.errors, 'sample')} could not be answered or "
-            f"scored:\n{_reasons(results)}"
+            f"scored:\n{reasons(results)}"
         )
     if cut := sum(
         cost.get("truncated", 0)
@@ -213,7 +213,7 @@ def say(lines: list[str]) -> None:
             ) from error
 
 
-def _reasons(results: dict[str, Any], most: int = 3) -> str:
+def reasons(results: Mapping[str, Any], most: int = 3) -> str:
     """Returns the most frequent reasons of failed samples, one per line."""
     counts = Counter(one_line(reason) for reason in failed_samples(results).values())
     lines = [f"  {count:5} {reason}" for reason, count in counts.most_common(most)]
