@@ -32,6 +32,7 @@ class Option:
         choices: the allowed values, if they are few. Annotations with `Literal` need none.
         unit: unit of the value, shown in error messages ('nats a token').
         help: one line for the user.
+        speed: whether it trades quality for speed, so that its values are one curve of `sweep`.
     """
 
     least: float | None = None
@@ -41,6 +42,7 @@ class Option:
     choices: tuple[Any, ...] | None = None
     unit: str = ""
     help: str = ""
+    speed: bool = False
 
     def allows(self, value: Any) -> bool:
         """Returns whether `value` is in range.
@@ -100,6 +102,7 @@ def option(
     choices: Sequence[Any] | None = None,
     unit: str = "",
     help: str = "",
+    speed: bool = False,
 ) -> Any:
     """Returns a dataclass field with a declared range.
 
@@ -111,9 +114,10 @@ def option(
         choices: the allowed values, if they are few.
         unit: unit of the value.
         help: one line for the user.
+        speed: whether it trades quality for speed; see `Option`.
     """
     facts = Option(
-        least, above, most, below, None if choices is None else tuple(choices), unit, help
+        least, above, most, below, None if choices is None else tuple(choices), unit, help, speed
     )
     return field(default=default, metadata={"option": facts})
 
@@ -230,6 +234,11 @@ def _full_name(what: str, name: str) -> str:
 def option_names(cls: type) -> list[str]:
     """Returns the names of the options of a dataclass, in the order of its fields."""
     return [own.name for own in fields(cls) if own.init]
+
+
+def speed_options(cls: type) -> list[str]:
+    """Returns the names of the options of a dataclass that trade quality for speed."""
+    return [name for name, (facts, _) in _facts(cls).items() if facts.speed]
 
 
 def describe_options(cls: type) -> dict[str, dict[str, Any]]:

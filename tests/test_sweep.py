@@ -296,13 +296,59 @@ def test_templates_are_averaged(
     assert "worst to best wording" in capsys.readouterr().out
 
 
-def test_what_the_model_cannot_do_is_refused_before_the_first_point(
+def test_what_the_model_cannot_do_is_left_out_with_a_line_each(
     tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep(tasks, tmp_path, "--tasks", "t_write", "--decode", "cache=none,dual") == 2
+    grid = ["--decode", "cache=none,dual", "--decode", "strategy=block_n"]
+    assert sweep(tasks, tmp_path, "--tasks", "t_write", *grid) == 0
+    told = capsys.readouterr()
+    for shown in (told.out, told.err):
+        lines = [line for line in shown.splitlines() if line.startswith("left out: ")]
+        assert "cache 'dual' is not possible: toy" in lines[0]
+        assert lines[0].endswith("(task t_write, cache=dual)")
+        assert "'block_n' is not for toy" in lines[1] and len(lines) == 2
+    assert "[2/2] cache=none" in told.err
+    assert [row["decode.cache"] for row in read(tmp_path / "sweep.csv")] == ["", "none"]
+
+
+def test_samples_that_failed_are_told_with_a_reason(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["--decode", "strategy=daedal", "max_gen_length=3", "--decode_fixed", "gen_length=5"]
+    assert sweep(tasks, tmp_path, "--tasks", "t_write", "--limit", "2", *grid) == 1
+    told = capsys.readouterr().out.splitlines()
+    (place,) = (i for i, line in enumerate(told) if "could not be answered or scored" in line)
+    assert told[place].startswith("strategy=daedal, max_gen_length=3: 2 samples")
+    assert told[place + 1].split()[0] == "2" and "max_gen_length" in told[place + 1]
+
+
+def test_a_grid_that_the_model_cannot_use_at_all_is_refused(
+    tasks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(tasks, tmp_path, "--tasks", "t_write", "--decode", "cache=prefix,dual") == 2
     told = capsys.readouterr().err
-    assert "cache 'dual' is not possible: toy" in told and "(task t_write, cache=dual)" in told
-    assert "[1/" not in told and not (tmp_path / "sweep.csv").exists()
+    assert "cache 'prefix' is not possible: toy" in told and "(task t_write, cache=prefix)" in told
+    assert "nor 1 other" in told and "[1/" not in told and not (tmp_path / "sweep.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "speed"),
+    [
+        ({"strategy": "predict_and_noise", "confidence_threshold": "0.5"}, "confidence_threshold"),
+        ({"strategy": "predict_and_noise", "num_steps": "2"}, "num_steps"),
+        ({"strategy": "block_n", "gen_block_size": "4"}, "gen_block_size"),
+        ({"strategy": "linear_spec", "draft_length": "4"}, "draft_length"),
+        ({"strategy": "esolm", "diffusion_steps": "4"}, "diffusion_steps"),
+        ({"strategy": "self_speculative", "n_future_tokens": "4"}, "n_future_tokens"),
+        ({"cache": "d2", "current_k": "4"}, "current_k"),
+        ({"steps": "4"}, "steps"),
+    ],
+)
+def test_an_option_that_trades_quality_for_speed_is_no_part_of_a_curves_name(
+    settings: dict[str, str], speed: str
+) -> None:
+    rest = ", ".join(f"{key}={value}" for key, value in settings.items() if key != speed)
+    assert point(decode=settings).curve == rest
 
 
 @pytest.mark.parametrize(

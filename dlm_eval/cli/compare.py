@@ -167,8 +167,11 @@ def _score_lines(tasks: Sequence[TaskComparison], noise: Mapping[str, Noise]) ->
 
 
 def _answer_lines(tasks: Sequence[TaskComparison]) -> list[str]:
+    from dlm_eval.reports.regression.compare import COSTS
+
     headers = ["task", "better", "worse", "equal answers", "margin B - A (nats)", "MC stderr"]
-    headers += [f"{name} B / A" for name in ("forwards", "tokens", "seconds")]
+    costs = [name for name in COSTS if any(name in (task.cost or {}) for task in tasks)]
+    headers += [f"{name} B / A" for name in costs]
     rows = []
     for task in tasks:
         if task.pairs is None:
@@ -183,7 +186,7 @@ def _answer_lines(tasks: Sequence[TaskComparison]) -> list[str]:
             f"{signed(margin.difference)} ({signed(margin.low)} to {signed(margin.high)})"
             if margin else "",
             "" if task.margin_stderr is None else number(task.margin_stderr),
-            *(f"{cost[name]:.2f}" if name in cost else "" for name in ("forwards", "tokens", "seconds")),
+            *(f"{cost[name]:.2f}" if name in cost else "" for name in costs),
         ])  # fmt: skip
     return [*table(rows, headers).splitlines(), ""] if rows else []
 

@@ -15,6 +15,7 @@ from typing import Any
 from dlm_eval.cli.options import add_options, path_of
 from dlm_eval.errors import RunError, UserError
 from dlm_eval.output import one_line, set_verbosity
+from dlm_eval.printable import counted
 
 
 def add_parser(subparsers: Any) -> None:
@@ -90,6 +91,7 @@ def main(args: argparse.Namespace) -> int:
     from dlm_eval.harness.run import run
     from dlm_eval.harness.run_settings import output_directory
     from dlm_eval.reports.files.write import write_files
+    from dlm_eval.reports.run.report import reasons
     from dlm_eval.reports.run.suite_report import frontier_lines
     from dlm_eval.reports.sweep.curves import Sweep
     from dlm_eval.reports.sweep.plan import make_plan
@@ -103,14 +105,16 @@ def main(args: argparse.Namespace) -> int:
     home = output_directory(args.output_path)
     errors = 0
     missing: list[str] = []
+    failed: list[str] = []
     with open_model(plan.settings, home) as loaded:
         if loaded.model is None:
             raise UserError(
                 f"--model '{args.model}' is not a diffusion language model of dlm_eval; decode"
                 " settings mean nothing to it"
             )
-        combinations = plan.combinations(loaded.model)
-        plan.refuse(loaded.model, combinations)
+        combinations, left_out = plan.fitting(loaded.model)
+        for line in left_out:
+            print(line, file=sys.stderr)
         sweep = Sweep(loaded.name, y_max=args.y_max)
         samples: list[frontier.Point] = []
         for number, (decode, baseline) in enumerate(combinations):
@@ -120,6 +124,10 @@ def main(args: argparse.Namespace) -> int:
             finished = run(settings, shared=loaded)
             errors += finished.errors
             missing += finished.missing
+            if finished.errors:
+                count = counted(finished.errors, "sample")
+                failed += [one_line(f"{title}: {count} could not be answered or scored:")]
+                failed += [reasons(finished.results)]
             sweep.points.extend(points_of(finished, plan, decode, baseline))
             samples += frontier.points_of(settings.decode, finished.results)
             # Write after each combination, so that tables can be read during the sweep and an
@@ -127,7 +135,8 @@ def main(args: argparse.Namespace) -> int:
             write_files({home / "sweep.csv": sweep.csv(), home / "aup.csv": sweep.aup_csv()})
     draw(sweep, home / "sweep.png")
     files = [one_line(str(home / name)) for name in ("sweep.csv", "aup.csv", "sweep.png")]
-    for line in (*sweep_lines(sweep), "", *files, *frontier_lines(samples)):
+    notes = ["", *left_out, *failed] if left_out or failed else []
+    for line in (*sweep_lines(sweep), "", *files, *notes, *frontier_lines(samples)):
         print(line)
     if missing:
         raise RunError(f"missing: {'; '.join(dict.fromkeys(missing))}; everything else is saved")

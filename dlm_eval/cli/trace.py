@@ -192,7 +192,6 @@ def _trajectories(args: argparse.Namespace) -> tuple[LoggedRun, list[Logged]]:
 def _record(args: argparse.Namespace) -> Recording:
     from dlm_eval.harness.decode_config import DecodeOptions, user_layer
     from dlm_eval.harness.requests import Hole, Length, hole_canvas
-    from dlm_eval.models import process_of
     from dlm_eval.reports.trace.recording import record
     from dlm_eval.settings import parse_pairs
 
@@ -202,9 +201,8 @@ def _record(args: argparse.Namespace) -> Recording:
             raise UserError(f"--{name} is not valid UTF-8")
     decode = user_layer({}, parse_pairs(",".join(args.decode or ()), "--decode"))
     arguments = model_arguments(args.model_args)
-    process = process_of(args.model, arguments) or "absorbing"
     if decode.get("preset") != "authors":  # find wrong settings before a model is loaded
-        _settings(DecodeOptions(decode, "", LENGTH, process), args)
+        _settings(DecodeOptions.before_loading(decode, args.model, arguments, LENGTH), args)
     model = load_chosen(args.model, arguments, args.device)
     settings, length = _settings(DecodeOptions.of(decode, model, LENGTH), args)
     try:

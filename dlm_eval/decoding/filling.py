@@ -22,8 +22,10 @@ from dlm_eval.engine import Engine, Outcome, Program
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.models.denoiser import (
     Denoiser,
+    LengthHead,
     check_ids,
     embedding_rows,
+    offers,
     reads_context,
     runs_whole_blocks,
     tokens_ahead,
@@ -247,6 +249,11 @@ def refuse_settings(model: Denoiser, settings: DecodeSettings) -> None:
         raise UserError(
             "decode align_inputs_to_blocks 'False' is for models that are told where the prompt ends "
             f"(E2D2); {model.name} {counted_from}: leave it out"
+        )
+    if settings.length_beam and not offers(model, LengthHead):
+        raise UserError(
+            f"decode length_beam '{settings.length_beam}' is not possible: {model.name} has no "
+            "length head; leave it out"
         )
     if tokens_ahead(model) is not None and settings.guidance_factor != 1:
         raise UserError(

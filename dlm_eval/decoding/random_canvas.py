@@ -71,7 +71,10 @@ class Renoise(Halting, name="renoise"):
     """
 
     accept_bound: float = option(
-        0.1, least=0, help="maximum sum of the entropies before an accepted token (nats)"
+        0.1,
+        least=0,
+        help="maximum sum of the entropies before an accepted token (nats)",
+        speed=True,
     )
     t_start: float = option(0.8, above=0, help="temperature of the first step")
     t_end: float = option(0.4, least=0, help="temperature after the last step")

@@ -175,12 +175,17 @@ class EditTokens(Unmasking, name="edit"):
     """as threshold; written tokens are also replaced by more probable ones (LLaDA2.1)"""
 
     threshold: float = option(
-        least=0, most=1, help="minimum probability of a token that is written"
+        least=0, most=1, help="minimum probability of a token that is written", speed=True
     )
     editing_threshold: float = option(
-        least=0, most=1, help="minimum probability of a token that replaces a written one"
+        least=0,
+        most=1,
+        help="minimum probability of a token that replaces a written one",
+        speed=True,
     )
-    num_to_transfer: int = option(1, least=1, help="minimum number of tokens that a step writes")
+    num_to_transfer: int = option(
+        1, least=1, help="minimum number of tokens that a step writes", speed=True
+    )
     max_post_steps: int = option(16, least=0, help="maximum number of steps on a full block")
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"

@@ -27,8 +27,8 @@ from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import ForwardRow, LogProbs, Program
 from dlm_eval.engine.rows import together
-from dlm_eval.errors import SampleError, UserError
-from dlm_eval.models.denoiser import Denoiser, LengthHead, offers
+from dlm_eval.errors import SampleError
+from dlm_eval.models.denoiser import Denoiser, LengthHead
 from dlm_eval.rng import Noise, digest
 
 A = TypeVar("A", bound=Hashable)
@@ -151,15 +151,9 @@ def beam_program(
         fill: returns the program that fills a canvas of one of the lengths.
 
     Raises (when run):
-        UserError: the model predicts no lengths.
         SampleError: text follows the hole, or no position is left for it.
     """
     model, canvas, settings = request.model, request.canvas, request.settings
-    if not offers(model, LengthHead):
-        raise UserError(
-            f"decode length_beam '{settings.length_beam}' is not possible: {model.name} has no "
-            "length head; leave it out"
-        )
     prompt = [
         token for token, is_open in zip(canvas.tokens, canvas.open, strict=True) if not is_open
     ]

@@ -6,11 +6,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from dlm_eval.decoding.caches import CACHE_OPTIONS, DecodeCache, Exact, cache_class, caches_with
+from dlm_eval.decoding.caches import (
+    CACHE_OPTIONS,
+    CACHES,
+    DecodeCache,
+    Exact,
+    cache_class,
+    caches_with,
+)
 from dlm_eval.decoding.draw import TopPRule
 from dlm_eval.decoding.presets import preset_settings
 from dlm_eval.decoding.strategy import (
@@ -29,6 +37,7 @@ from dlm_eval.options import (
     option,
     option_names,
     parse_options,
+    speed_options,
     value_error,
 )
 
@@ -46,9 +55,10 @@ class DecodeSettings:
         help="steps for the whole hole, shared evenly among its blocks; None: one per token (10 "
         "for models of process 'uniform', 200 for"
         " 'gaussian', 48 a canvas for 'canvas')",
+        speed=True,
     )
     steps_per_block: int | None = option(
-        None, least=1, help="steps for each block, in place of steps"
+        None, least=1, help="steps for each block, in place of steps", speed=True
     )
     block_length: int | None = option(
         None,
@@ -367,6 +377,23 @@ def setting_names(*layers: Mapping[str, Any]) -> list[str]:
         if (name := str(layer.get("strategy") or "")) and name not in STRATEGIES.names():
             own += option_names(STRATEGIES.find(name, "decode strategy"))
     return list(dict.fromkeys(["strategy", *GENERAL, *own]))
+
+
+@functools.cache
+def speed_settings(strategy: str | None = None) -> frozenset[str]:
+    """Returns the names of the settings that trade quality for speed: those of every decoder, of the
+    caches, and of a strategy.
+
+    Args:
+        strategy: its name; None for all that are known by name.
+
+    Raises:
+        UserError: there is no such strategy.
+    """
+    listed = (cls for cls in STRATEGIES.listed().values() if not isinstance(cls, str))
+    owners = listed if strategy is None else [STRATEGIES.find(strategy, "decode strategy")]
+    classes = (DecodeSettings, *CACHES.values(), *owners)
+    return frozenset(name for cls in classes for name in speed_options(cls))
 
 
 # -- layers ----------------------------------------------------------------------------------------

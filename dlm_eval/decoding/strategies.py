@@ -152,7 +152,7 @@ class Threshold(Unmasking, name="threshold"):
     """all candidates of at least a threshold's probability, at least one (Fast-dLLM, SDAR, LLaDA2)"""
 
     threshold: float = option(
-        least=0, most=1, help="minimum probability of a token that is written"
+        least=0, most=1, help="minimum probability of a token that is written", speed=True
     )
     min_per_step: int | Literal["schedule"] | None = option(
         None,
@@ -188,7 +188,7 @@ class Threshold(Unmasking, name="threshold"):
 class Factor(Unmasking, name="factor"):
     """the n most probable while the n-th is at least 1 - factor / (n + 1) (Fast-dLLM)"""
 
-    factor: float = option(least=0, help="Fast-dLLM's factor")
+    factor: float = option(least=0, help="Fast-dLLM's factor", speed=True)
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"
 
@@ -210,7 +210,9 @@ class EntropyBound(Unmasking, name="entropy_bound"):
     """the lowest entropies, while the sum without the largest is at most a bound (EB-sampler)"""
 
     entropy_bound: float = option(
-        least=0, help="maximum sum of the entropies without the largest (nats; arXiv 2505.24857)"
+        least=0,
+        help="maximum sum of the entropies without the largest (nats; arXiv 2505.24857)",
+        speed=True,
     )
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "entropy"
@@ -235,6 +237,7 @@ class Window(Unmasking, name="window"):
         0.4,
         least=0,
         help="entropy in nats below which a candidate is written; 0 writes one at a time",
+        speed=True,
     )
     pos_penalty: float = option(
         0.02,

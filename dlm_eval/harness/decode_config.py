@@ -25,6 +25,7 @@ from dlm_eval.decoding.presets import authors_preset
 from dlm_eval.decoding.strategy import users_of
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length
+from dlm_eval.models import process_of, strategy_of
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.settings import typed_texts
 
@@ -96,6 +97,23 @@ class DecodeOptions:
         length = default_length or min(DEFAULT_LENGTH, max(1, model.max_length // 2))
         strategy = default_strategy(model.process, model)
         return cls(user, checkpoint, length, model.process, family, strategy)
+
+    @classmethod
+    def before_loading(
+        cls,
+        user: Mapping[str, Any],
+        name: str,
+        arguments: Mapping[str, Any],
+        default_length: int = DEFAULT_LENGTH,
+    ) -> DecodeOptions:
+        """Returns the options for requests to a model that is not loaded.
+
+        Args:
+            name: of the model (`--model`).
+            arguments: its options (`--model_args`).
+        """
+        process, strategy = process_of(name, arguments) or "absorbing", strategy_of(name)
+        return cls(user, "", default_length, process, strategy=strategy)
 
     def __post_init__(self) -> None:
         known = user_keys(self.user)

@@ -51,7 +51,7 @@ class Denoisers:
         settings.parsed_estimator  # noqa: B018  (raises its errors)
         user = {k: v for k, v in _user_layer(settings).items() if (k, v) != ("preset", "authors")}
         process = process_of(settings.model, settings.model_args)
-        options = DecodeOptions(user, process=process or "absorbing")
+        options = DecodeOptions.before_loading(user, settings.model, settings.model_args)
         ask = options.request({})
         if ask.hole.length.tokens in (None, options.default_length):  # a task may set it
             decode = resolve(*ask.layers)
@@ -61,9 +61,10 @@ class Denoisers:
             decode.check_process(process)
 
     def check_tasks(self, settings: RunSettings, tasks: Mapping[str, Any]) -> None:
-        process = process_of(settings.model, settings.model_args) or "absorbing"
         _check_chat(settings, tasks)
-        options = DecodeOptions(_user_layer(settings), process=process)
+        options = DecodeOptions.before_loading(
+            _user_layer(settings), settings.model, settings.model_args
+        )
         check_requests(options, tasks)
         check_drafts(options, tasks)
 

@@ -94,6 +94,7 @@ class Outcome:
         skipped: whether the entry was left out on purpose.
         replaced: whether the user replaced settings of it, other than the number of documents.
         finds_length: whether the decoder was not told the length of the text.
+        approximation: approximate caches that were used, with commas; "" if none.
     """
 
     entry: Entry
@@ -108,6 +109,7 @@ class Outcome:
     skipped: bool = False
     replaced: bool = False
     finds_length: bool = False
+    approximation: str = ""
 
     @property
     def deviation(self) -> float | None:
@@ -405,10 +407,11 @@ def outcome_of(entry: Entry, results: Mapping[str, Any], checkpoint: str) -> Out
     count, total = _documents(entry.task, results)
     tasks = results.get("dlm_eval", {}).get("tasks", {})
     leaves = list(_members(entry.task, results.get("group_subtasks", {})))
+    approximations = [str(tasks.get(leaf, {}).get("approximation") or "") for leaf in leaves]
     found = bool(leaves) and all(tasks.get(leaf, {}).get("finds_length") for leaf in leaves)
     return Outcome(
         entry, metric, pipeline, _number(known[chosen[0]]), _number(stderr), count, total, published,
-        finds_length=found,
+        finds_length=found, approximation=", ".join(dict.fromkeys(filter(None, approximations))),
     )  # fmt: skip
 
 

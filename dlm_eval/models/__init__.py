@@ -28,6 +28,7 @@ from dlm_eval.models.catalog import (
     packaged_asset,
     process_of,
     settings_of,
+    strategy_of,
     unsupported,
 )
 from dlm_eval.plugins import reason
@@ -51,6 +52,7 @@ __all__ = [
     "option_names",
     "packaged_asset",
     "process_of",
+    "strategy_of",
     "unsupported",
 ]
 

@@ -36,13 +36,18 @@ GIVEN: dict[str, Denoiser] = {}  # models that were given as objects, for as lon
 
 @dataclass(frozen=True)
 class Family:
-    """A family: its module, the checkpoint that its name means, a line about it, its process."""
+    """A family: its module, the checkpoint that its name means, a line about it, its process.
+
+    `strategy` is the default decoding strategy of its models if it is not that of their process, so
+    that settings can be checked before a model is loaded.
+    """
 
     name: str
     module: str
     default: str | None = None
     about: str = ""
     process: str = "absorbing"
+    strategy: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,9 +188,22 @@ def process_of(name: str, options: Mapping[str, Any]) -> str | None:
         return GIVEN[name].process
     if options.get("process"):
         return str(options["process"])
-    checkpoint = checkpoints().get(name)
-    family = _table()[0].get(checkpoint.family if checkpoint else name)
+    family = _own_family(name)
     return family.process if family else None
+
+
+def strategy_of(name: str) -> str:
+    """Returns the default strategy of a model that is not loaded, by the table; "" for that of its
+    process.
+    """
+    family = _own_family(name)
+    return family.strategy if family else ""
+
+
+def _own_family(name: str) -> Family | None:
+    """Returns the family of this package that a family's or checkpoint's name means, or None."""
+    checkpoint = checkpoints().get(name)
+    return _table()[0].get(checkpoint.family if checkpoint else name)
 
 
 def check_members(model: Any, name: str) -> None:

@@ -35,9 +35,13 @@ class D2Cache(DecodeCache):
     approximate: ClassVar[bool] = True
     lasts: ClassVar[Lasts] = "canvas"
     rollout_p: float = option(
-        0.1, least=0, most=1, help="share of the attention of all other positions that are computed"
+        0.1,
+        least=0,
+        most=1,
+        help="share of the attention of all other positions that are computed",
+        speed=True,
     )
-    current_k: int = option(32, least=1, help="masks that are computed")
+    current_k: int = option(32, least=1, help="masks that are computed", speed=True)
     cache_sigma: float = option(
         10.0, above=0, help="standard deviation of the certainty density (positions)"
     )

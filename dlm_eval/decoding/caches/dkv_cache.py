@@ -32,7 +32,9 @@ class DkvCache(DecodeCache):
 
     name: ClassVar[str] = "dkv"
     approximate: ClassVar[bool] = True
-    cache_steps: int = option(least=1, help="steps after which everything is computed again")
+    cache_steps: int = option(
+        least=1, help="steps after which everything is computed again", speed=True
+    )
     shift_type: ShiftType | None = option(
         None,
         help="models that predict a token at the position before it (Dream): a position is cached "

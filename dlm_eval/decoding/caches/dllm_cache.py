@@ -24,16 +24,17 @@ class DllmCache(DecodeCache):
     approximate: ClassVar[bool] = True
     lasts: ClassVar[Lasts] = "canvas"
     prompt_interval_steps: int = option(
-        least=1, help="steps after which the prompt's features are computed again"
+        least=1, help="steps after which the prompt's features are computed again", speed=True
     )
     gen_interval_steps: int = option(
-        least=1, help="steps after which all other features are computed again"
+        least=1, help="steps after which all other features are computed again", speed=True
     )
     transfer_ratio: float = option(
         least=0,
         most=1,
         help="share of the generated positions, those whose values moved most, that are computed in "
         "the steps between",
+        speed=True,
     )
 
     def policy(self, model: Denoiser, guided: bool, measure: Measure | None) -> CachePolicy:

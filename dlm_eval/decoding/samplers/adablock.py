@@ -45,7 +45,7 @@ class AdaBlock(Unmasking, name="adablock"):
     """
 
     threshold: float = option(
-        0.9, least=0, most=1, help="minimum probability of a token that is written"
+        0.9, least=0, most=1, help="minimum probability of a token that is written", speed=True
     )
     init_block_length: int = option(
         32, least=1, help="length of a block without a delimiter in reach"

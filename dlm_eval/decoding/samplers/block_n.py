@@ -66,7 +66,10 @@ class BlockN(Autoregressive, name="block_n"):
     # their LoRA checkpoint applies at masks alone.
 
     gen_block_size: int = option(
-        3, least=2, help="tokens of a round at most: one is certain, the others are guesses"
+        3,
+        least=2,
+        help="tokens of a round at most: one is certain, the others are guesses",
+        speed=True,
     )
     verify_num_specs: int | None = option(
         None,

@@ -35,10 +35,14 @@ class CertaintyPrior(Unmasking, name="certainty_prior"):
         10.0, above=0, help="standard deviation of the certainty density (positions)"
     )
     num_transfer_tokens: int = option(
-        1, least=1, help="minimum number of tokens that a step writes"
+        1, least=1, help="minimum number of tokens that a step writes", speed=True
     )
     threshold: float | None = option(
-        None, least=0, most=1, help="all candidates whose product is at least this are written too"
+        None,
+        least=0,
+        most=1,
+        help="all candidates whose product is at least this are written too",
+        speed=True,
     )
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False

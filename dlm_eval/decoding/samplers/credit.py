@@ -61,7 +61,7 @@ class Credit(Unmasking, name="credit"):
     """
 
     threshold: float = option(
-        0.9, least=0, most=1, help="minimum probability of a token that is written"
+        0.9, least=0, most=1, help="minimum probability of a token that is written", speed=True
     )
     credit_alpha: float = option(0.7, least=0, help="weight of the credit in the logits")
     boost_gamma: float = option(0.2, least=0, help="a step's credit is p to this power")

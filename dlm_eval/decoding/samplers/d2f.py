@@ -96,7 +96,7 @@ class D2F(Unmasking, name="d2f"):
         help="share of written tokens of the block before from which a step writes at least one",
     )
     skip_threshold: float = option(
-        0.9, least=0, most=1, help="probability above which a candidate is written"
+        0.9, least=0, most=1, help="probability above which a candidate is written", speed=True
     )
     sampling_strategy: Literal["default", "neg_entropy", "margin_confidence"] = option(
         "default",

@@ -137,7 +137,7 @@ class Daedal(Unmasking, name="daedal"):
 
     max_gen_length: int = option(2048, least=1, help="maximum number of positions of the answer")
     high_conf_threshold: float = option(
-        0.9, least=0, most=1, help="probability above which a candidate is written"
+        0.9, least=0, most=1, help="probability above which a candidate is written", speed=True
     )
     low_conf_threshold: float = option(
         0.1, least=0, most=1, help="probability below which a position can become several"

@@ -75,7 +75,11 @@ class SoftParallel(Unmasking, name="dmax"):
     """
 
     threshold: float = option(
-        0.0, least=0, most=1, help="minimum probability of a mask's token that is written"
+        0.0,
+        least=0,
+        most=1,
+        help="minimum probability of a mask's token that is written",
+        speed=True,
     )
     soft_top_k: int = option(
         1, least=1, most=MOST, help="tokens of a mixture (DMax's top_k); the mask has the rest"

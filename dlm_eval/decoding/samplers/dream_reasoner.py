@@ -45,10 +45,14 @@ class DreamReasoner(Unmasking, name="dream_reasoner"):
         "than eb_threshold, at least one",
     )
     confidence_threshold: float = option(
-        0.9, least=0, most=1, help="probability above which 'low_confidence_dynamic' writes"
+        0.9,
+        least=0,
+        most=1,
+        help="probability above which 'low_confidence_dynamic' writes",
+        speed=True,
     )
     eb_threshold: float = option(
-        0.35, least=0, help="bound on the sum of -p log p of the chosen tokens (nats)"
+        0.35, least=0, help="bound on the sum of -p log p of the chosen tokens (nats)", speed=True
     )
     default_schedule: ClassVar[str | None] = "even"
     takes_schedule: ClassVar[bool] = False

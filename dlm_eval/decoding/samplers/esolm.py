@@ -64,7 +64,10 @@ class EsoLM(Unmasking, name="esolm"):
         help="share of the tokens that diffusion writes; None: that of the model's training",
     )
     diffusion_steps: int = option(
-        STEPS, least=1, help="steps of the schedule of the diffusion phase (the authors' steps)"
+        STEPS,
+        least=1,
+        help="steps of the schedule of the diffusion phase (the authors' steps)",
+        speed=True,
     )
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False

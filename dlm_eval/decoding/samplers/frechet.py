@@ -25,7 +25,9 @@ class Frechet(Unmasking, name="frechet"):
     always is. The authors evaluate with margins of 0.02 and 0.25.
     """
 
-    frechet_margin: float = option(help="minimum lead of the written combination over others")
+    frechet_margin: float = option(
+        help="minimum lead of the written combination over others", speed=True
+    )
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"
 

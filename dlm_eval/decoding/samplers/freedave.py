@@ -59,7 +59,9 @@ class FreeDave(Unmasking, name="freedave"):
     # `steps` the rounds. On a device whose outputs depend on the batch, two equal candidates may
     # change places.
 
-    draft_steps: int = option(4, least=1, help="tokens that are drafted at most; 1 drafts nothing")
+    draft_steps: int = option(
+        4, least=1, help="tokens that are drafted at most; 1 drafts nothing", speed=True
+    )
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"

@@ -27,10 +27,14 @@ class Hierarchy(Unmasking, name="hierarchy"):
     """
 
     threshold: float | None = option(
-        None, least=0, most=1, help="all tokens above this probability are written; None: none"
+        None,
+        least=0,
+        most=1,
+        help="all tokens above this probability are written; None: none",
+        speed=True,
     )
     low_threshold: float = option(
-        0.4, least=0, most=1, help="the best of a run is written above this probability"
+        0.4, least=0, most=1, help="the best of a run is written above this probability", speed=True
     )
     takes_schedule: ClassVar[bool] = False
     reads: ClassVar[Measure | None] = "probability"

@@ -121,10 +121,14 @@ class JointThresholdInDel(Unmasking, name="joint_threshold_indel"):
     """
 
     threshold: float = option(
-        0.5, least=0, most=1, help="probability above which a mask is written"
+        0.5, least=0, most=1, help="probability above which a mask is written", speed=True
     )
     edit_threshold: float = option(
-        0.0, least=0, most=1, help="probability above which another token replaces a written one"
+        0.0,
+        least=0,
+        most=1,
+        help="probability above which another token replaces a written one",
+        speed=True,
     )
     max_post_edit_steps: int = option(
         16, least=0, help="steps of a block without original masks, all together"

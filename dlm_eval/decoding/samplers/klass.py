@@ -83,10 +83,10 @@ class Klass(Unmasking, name="klass"):
     """
 
     conf_threshold: float = option(
-        0.9, least=0, most=1, help="minimum probability of a token that is ready"
+        0.9, least=0, most=1, help="minimum probability of a token that is ready", speed=True
     )
     kl_threshold: float = option(
-        0.01, above=0, help="the last divergences of a ready token are below it (nats)"
+        0.01, above=0, help="the last divergences of a ready token are below it (nats)", speed=True
     )
     kl_history_length: int = option(
         2, least=1, help="number of last divergences that have to be below kl_threshold"

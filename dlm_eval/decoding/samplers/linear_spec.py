@@ -32,13 +32,17 @@ class LinearSpec(Autoregressive, name="linear_spec"):
     # token that verification reads.
 
     draft_length: int = option(
-        32, least=2, help="positions of a block: the last token, and the masks that are drafted"
+        32,
+        least=2,
+        help="positions of a block: the last token, and the masks that are drafted",
+        speed=True,
     )
     threshold: float = option(
         0.0,
         least=0,
         most=1,
         help="a draft of this probability or less stays a mask, which is wrong",
+        speed=True,
     )
     shows_whole: ClassVar[str] = "shows drafts beside the text"
     completes_only: ClassVar[bool] = True

@@ -27,9 +27,11 @@ class LocalLeap(Unmasking, name="localleap"):
     is the exact early exit.
     """
 
-    threshold: float = option(0.9, least=0, most=1, help="minimum probability of an anchor")
+    threshold: float = option(
+        0.9, least=0, most=1, help="minimum probability of an anchor", speed=True
+    )
     relaxed_threshold: float = option(
-        0.75, least=0, most=1, help="minimum probability of a candidate near an anchor"
+        0.75, least=0, most=1, help="minimum probability of a candidate near an anchor", speed=True
     )
     radius: int = option(4, least=0, help="positions from an anchor that count as near")
     takes_schedule: ClassVar[bool] = False

@@ -50,7 +50,7 @@ class MultiBlock(Unmasking, name="multi_block"):
     """
 
     threshold: float = option(
-        0.5, least=0, help="maximum entropy of a candidate that is written (nats)"
+        0.5, least=0, help="maximum entropy of a candidate that is written (nats)", speed=True
     )
     block_size: int = option(32, least=1, help="positions of a block")
     block_add_threshold: float = option(

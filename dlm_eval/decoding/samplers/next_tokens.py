@@ -51,6 +51,7 @@ class NextTokensSampler(Unmasking):
         None,
         least=1,
         help="tokens that are predicted at once; None: as many as the model says, or 4",
+        speed=True,
     )
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False
@@ -107,7 +108,7 @@ class LongestPrefix(NextTokensSampler, name="longest_prefix"):
         "authors' `generate`, 'entropy_conf' has no effect (`==` where `=` is meant); here it has",
     )
     threshold: float = option(
-        0.9, least=0, most=1, help="confidence above which the prefix goes on"
+        0.9, least=0, most=1, help="confidence above which the prefix goes on", speed=True
     )
     only_first_token_keep: bool = option(False, help="write one token in each step")
 

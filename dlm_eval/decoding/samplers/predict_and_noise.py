@@ -36,14 +36,14 @@ class PredictAndNoise(Unmasking, name="predict_and_noise"):
     """
 
     num_steps: int | None = option(
-        None, least=1, help="steps of a block (T), at most its length; None: its length"
+        None, least=1, help="steps of a block (T), at most its length; None: its length", speed=True
     )
     min_t: float = option(1e-5, least=0, below=1, help="time at which decoding ends")
     confidence_margin_based_noising: bool = option(
         False, help="certainty is the lead over the runner-up, not the probability"
     )
     confidence_threshold: float = option(
-        1e6, least=0, help="probability from which on a token is written at once"
+        1e6, least=0, help="probability from which on a token is written at once", speed=True
     )
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False

@@ -163,7 +163,11 @@ class SlowFast(TwoPhases, name="slowfast"):
         1.0, least=0, help="standard deviation of the estimates below which they agree (positions)"
     )
     high_confidence_threshold: float = option(
-        0.9, least=0, most=1, help="probability from which two or more tokens are written at once"
+        0.9,
+        least=0,
+        most=1,
+        help="probability from which two or more tokens are written at once",
+        speed=True,
     )
 
     @property
@@ -217,7 +221,11 @@ class SlowFastDream(TwoPhases, name="slowfast_dream"):
         2, least=1, help="number of them; if there are fewer, the best token is written"
     )
     high_conf_for_cycle_decode: float = option(
-        0.9, least=0, most=1, help="probability from which filling writes several tokens"
+        0.9,
+        least=0,
+        most=1,
+        help="probability from which filling writes several tokens",
+        speed=True,
     )
     min_decode_in_cycle_fallback: int = option(
         2, least=1, help="number of them; if there are fewer, the best token is written"

@@ -69,10 +69,14 @@ class Wino(Unmasking, name="wino"):
     """
 
     threshold: float = option(
-        0.6, least=0, most=1, help="probability above which a candidate is written"
+        0.6, least=0, most=1, help="probability above which a candidate is written", speed=True
     )
     threshold_back: float = option(
-        0.9, least=0, most=1, help="probability below which a written token is masked again"
+        0.9,
+        least=0,
+        most=1,
+        help="probability below which a written token is masked again",
+        speed=True,
     )
     reads: ClassVar[Measure | None] = "probability"
     takes_schedule: ClassVar[bool] = False

@@ -23,14 +23,16 @@ from dlm_eval.reports.files.csv_file import cell, csv_text
 from dlm_eval.reports.files.find import read_result_files
 from dlm_eval.reports.files.result_file import latest
 from dlm_eval.reports.files.row import COLUMNS, Row
-from dlm_eval.reports.files.scores import WITHOUT_LENGTH
 from dlm_eval.reports.files.write import write_files
 
 if TYPE_CHECKING:
     import pandas
 
 WHO = ("model", "checkpoint", "revision")
-_FLOATS = ("value", "stderr", "forwards_per_sample", "tokens_per_forward", "tokens_per_second")
+_FLOATS = (
+    "value", "stderr", "forwards_per_sample", "tokens_per_forward", "tokens_per_second",
+    "computed_per_sample",
+)  # fmt: skip
 _DTYPES = (
     dict.fromkeys(_FLOATS, "float64")
     | dict.fromkeys(("n", "errors", "n_total"), "Int64")
@@ -167,8 +169,7 @@ def _permanent_notes(found: Configuration) -> list[str]:
         row = score.rows[0]
         if row.n is not None and row.n_total is not None and row.n != row.n_total:
             notes.setdefault(f"n={row.n}", []).append(task)
-        found_length = WITHOUT_LENGTH if row.finds_length else ""
-        for note in (row.code, row.approximation, found_length):
+        for note in (row.code, *row.decoding_notes):
             if note:
                 notes.setdefault(note, []).append(task)
     few = len(notes) > 1 or any(len(tasks) < len(found.scores) for tasks in notes.values())

@@ -13,8 +13,7 @@ from dlm_eval.reports.board.figures import Figures
 from dlm_eval.reports.board.names import differences
 from dlm_eval.reports.board.published import Published
 from dlm_eval.reports.board.repeats import Repeats
-from dlm_eval.reports.files.row import GENERATION
-from dlm_eval.reports.files.scores import WITHOUT_LENGTH
+from dlm_eval.reports.files.row import GENERATION, WITHOUT_LENGTH
 
 LARGEST = 1e100  # larger scores are not shown, larger standard errors are none
 
@@ -124,10 +123,7 @@ def _labels(pairs: Sequence[tuple[Configuration, RowEntry | None]]) -> list[str]
     """Returns the names of rows: from the board, `--label`, or the checkpoint and what differs."""
     named = [replace(each, label=entry.label) if entry else each for each, entry in pairs]
     # A row without an entry is also told from rows with one, whose names may not say how they differ.
-    plain = differences(
-        [each for each, _ in pairs],
-        [[WITHOUT_LENGTH] if _finds_length(each) else [] for each, _ in pairs],
-    )
+    plain = differences([each for each, _ in pairs], [_decoding_notes(each) for each, _ in pairs])
     texts = [
         own if entry else text
         for own, text, (_, entry) in zip(differences(named), plain, pairs, strict=True)
@@ -141,6 +137,12 @@ def _labels(pairs: Sequence[tuple[Configuration, RowEntry | None]]) -> list[str]
         f"{name} ({' '.join(filter(None, each.who))})" if name in twice else name
         for name, each in zip(names, named, strict=True)
     ]
+
+
+def _decoding_notes(found: Configuration) -> list[str]:
+    """Returns what the name of a row says in any case."""
+    approximations = dict.fromkeys(row.approximation for row in found.rows() if row.approximation)
+    return [*approximations, *([WITHOUT_LENGTH] if _finds_length(found) else [])]
 
 
 def _facts(found: Configuration) -> dict[str, str]:

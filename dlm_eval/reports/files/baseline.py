@@ -60,6 +60,8 @@ _ROW = (
     "higher_is_better",
     "headline",
     "unit",
+    "approximation",
+    "finds_length",
 )
 DIGITS = 6  # of margins, in nats
 
@@ -324,7 +326,8 @@ def _task(
         given = {key: _typed(row, dict, "row").get(key) for key in _ROW}
         given["value"] = float(_typed(given["value"], (int, float), "value"))
         given["metric"] = _typed(given["metric"], str, "metric")
-        for key, kind in (("filter", str), ("stderr", (int, float)), ("n", int), ("shots", str)):
+        kinds = {"filter": str, "stderr": (int, float), "n": int, "shots": str}
+        for key, kind in {**kinds, "approximation": str, "finds_length": str}.items():
             if given[key] is not None:
                 _typed(given[key], kind, key)
         rows.append(Row(**{**blank, **given, "task": name, "source": ""}))

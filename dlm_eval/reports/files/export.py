@@ -18,7 +18,7 @@ from dlm_eval.harness.file_names import file_name
 from dlm_eval.printable import counted
 from dlm_eval.redaction import redact_values
 from dlm_eval.reports.files.load import Results
-from dlm_eval.reports.files.row import Row
+from dlm_eval.reports.files.row import WITHOUT_LENGTH, Row
 from dlm_eval.reports.files.runs import Run, TaskRun
 from dlm_eval.reports.files.write import write_files
 
@@ -178,6 +178,8 @@ def _notes(run: Run, row: Row) -> str:
         "gen_length": row.gen_length,
         "block_length": row.block_length,
         "forwards per sample": row.forwards_per_sample,
+        "computed positions per sample": row.computed_per_sample,
+        WITHOUT_LENGTH: row.finds_length,
         "configuration": (row.configuration or "")[:12] or None,
     }
     return "; ".join(

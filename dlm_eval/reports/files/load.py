@@ -115,6 +115,7 @@ def _sample_rows(run: Run, task: TaskRun) -> list[dict[str, Any]]:
             "doc_id": document.doc_id,
             **{f"score:{name.removesuffix(',none')}": value for name, value in scores.items()},
             "forwards": document.forwards,
+            "computed": document.computed,
             "tokens": document.tokens,
             "seconds": document.seconds,
             "answer": document.answer,

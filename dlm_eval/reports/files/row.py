@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 LIKELIHOOD, GENERATION = "likelihood", "generation"
+# How tables name `Row.finds_length`.
+WITHOUT_LENGTH = "without being told the length"
 BETWEEN = "; "  # the settings of both kinds in `Row.options`
 
 
@@ -56,6 +58,7 @@ class Row:
     setup: str | None = None  # digest of the model and of the run's settings for all tasks
     approximation: str | None = None  # what changes tokens to save time ("approximate cache dllm")
     finds_length: str | None = None  # "yes" if the decoder was not told the length of the text
+    computed_per_sample: float | None = None  # positions that the forwards ran (generation)
 
     @property
     def who(self) -> str | None:
@@ -76,6 +79,12 @@ class Row:
     def sign(self) -> int:
         """1 if higher values are better or the direction is unknown, -1 if lower ones are."""
         return -1 if self.higher_is_better is False else 1
+
+    @property
+    def decoding_notes(self) -> tuple[str, ...]:
+        """What every table says of decoding: an approximation, a length that the decoder found."""
+        found = self.approximation, WITHOUT_LENGTH if self.finds_length else None
+        return tuple(note for note in found if note)
 
     @property
     def is_part(self) -> bool:

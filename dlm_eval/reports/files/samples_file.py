@@ -59,6 +59,7 @@ class Document:
         margin_stderr: its Monte Carlo standard error in nats; 0.0 if nothing was sampled, None if
             unknown.
         forwards, tokens, seconds: cost; None if unknown.
+        computed: positions that the forwards of generated text ran; None if unknown.
         full: whether decoding of all texts went to its last step (exit `full`).
         error: reason why there is no answer or score; None otherwise.
         texts: None if they are unknown (a baseline has digests only).
@@ -79,10 +80,12 @@ class Document:
     error: str | None = None
     texts: Texts | None = None
     pairs: Mapping[str, Pair] = field(default_factory=dict)
+    computed: float | None = None
 
     def cost(self, name: str) -> float | None:
-        """Returns `forwards`, `tokens` or `seconds`."""
-        return {"forwards": self.forwards, "tokens": self.tokens, "seconds": self.seconds}[name]
+        """Returns `forwards`, `computed`, `tokens` or `seconds`."""
+        known = {"forwards": self.forwards, "computed": self.computed}
+        return {**known, "tokens": self.tokens, "seconds": self.seconds}[name]
 
     def same_answer(self, other: Document) -> bool:
         """Returns whether two runs answered alike; log-probabilities may differ by `SAME_NATS`."""
@@ -195,6 +198,7 @@ def _document(sample: Mapping[str, Any], kind: str) -> Document:
         forwards=_number(sample.get("forwards")),
         tokens=_number(sample.get("tokens")),
         seconds=_number(sample.get("seconds")),
+        computed=_number(sample.get("computed_tokens")),
         full=isinstance(steps, list) and bool(steps) and all(end == "full" for end in steps),
         error=None if error is None else valid_unicode(str(error))[:500],
     )

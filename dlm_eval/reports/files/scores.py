@@ -23,12 +23,10 @@ FRACTION = re.compile(
 # What --repeats and --vote add to a metric's name; pass@k is added to pass@1 (harness/repeats.py,
 # harness/votes.py).
 ADDED = re.compile(r"_(maj|pass)@\d+$|^pass@\d+$|_vote@(fixed|linear|exp[0-9.e+-]+)$")
-# How tables name `Row.finds_length`.
-WITHOUT_LENGTH = "without being told the length"
 RATIOS = (1e-12, 1e12)  # of tokens, forwards and seconds
 _DEEPEST = 8  # objects within a metric
 _PROCEDURE = (
-    "estimator", "strategy", "approximation", "steps", "gen_length", "block_length", "logprob_kind",
+    "estimator", "strategy", "steps", "gen_length", "block_length", "logprob_kind",
 )  # fmt: skip
 
 
@@ -140,20 +138,22 @@ def _procedure(content: Content, digests: Digests, task: str) -> dict[str, Any]:
         "fingerprint": fingerprint or first_text(content.part("dlm_eval").get("fingerprint")),
         "code": UNSANDBOXED if outside_sandbox(content, task) else None,
         "kind": kinds.pop() if len(kinds) == 1 else None,
-        "finds_length": "yes" if tasks and all(_finds(content, leaf) for leaf in tasks) else None,
+        "approximation": approximation(content, task) or None,
+        "finds_length": "yes" if finds_length(content, task) else None,
     }
 
 
 def _cost(content: Content, task: str) -> dict[str, Any]:
     costs = [content.part("dlm_eval", "cost", leaf) for leaf in content.tasks[task]]
-    names = ("forwards", "samples", "tokens", "seconds")
-    forwards, samples, tokens, seconds = (
+    names = ("forwards", "samples", "tokens", "seconds", "computed_tokens")
+    forwards, samples, tokens, seconds, computed = (
         total([number(cost.get(name)) for cost in costs]) for name in names
     )
     return {
         "forwards_per_sample": _ratio(forwards, samples),
         "tokens_per_forward": _ratio(tokens, forwards),
         "tokens_per_second": _ratio(tokens, seconds),
+        "computed_per_sample": _ratio(computed, samples),
         "errors": total([count(cost.get("errors")) for cost in costs]),
     }
 
@@ -166,8 +166,17 @@ def _ratio(part: float | None, whole: float | None) -> float | None:
     return ratio if ratio == 0 or RATIOS[0] <= ratio <= RATIOS[1] else None
 
 
-def _finds(content: Content, task: str) -> bool:
-    return content.part("dlm_eval", "tasks", task).get("finds_length") is True
+def approximation(content: Content, task: str) -> str:
+    """Returns the approximations of a task, or of the tasks of a group, with commas; "" if none."""
+    parts = (content.part("dlm_eval", "tasks", leaf) for leaf in content.tasks[task])
+    names = (first_text(how.get("approximation")) for how in parts)
+    return ", ".join(dict.fromkeys(name for name in names if name))
+
+
+def finds_length(content: Content, task: str) -> bool:
+    """Returns whether the decoder was not told the length in a task, or in all tasks of a group."""
+    parts = [content.part("dlm_eval", "tasks", leaf) for leaf in content.tasks[task]]
+    return bool(parts) and all(how.get("finds_length") is True for how in parts)
 
 
 def _kind(content: Content, task: str) -> str | None:

@@ -106,13 +106,15 @@ def _top(rows: Iterable[Mapping[str, Any]]) -> float | None:
 
 def _facts(page: SamplesPage, count: int, nats: bool) -> list[str]:
     row = page.row
-    facts = [f"{row.metric} {row.value:.4g}", counted(count, "document")]
+    facts = [f"{row.metric} {row.value:.4g}", counted(count, "document"), *row.decoding_notes]
     if nats:
         facts.append("scores of documents are log-likelihoods in nats")
     if row.forwards_per_sample:
         facts.append(f"{row.forwards_per_sample:.4g} forwards per document")
     if row.tokens_per_forward and page.kind == GENERATED:
         facts.append(f"{row.tokens_per_forward:.3g} tokens per forward")
+    if row.computed_per_sample and row.approximation:
+        facts.append(f"{row.computed_per_sample:.4g} computed positions per document")
     return [*facts, row.date] if row.date else facts
 
 

@@ -35,7 +35,7 @@ PROMPT = (
     "yaml.doc_to_text", "yaml.description", "yaml.target_delimiter", "yaml.fewshot_delimiter",
     "yaml.gen_prefix",
 )  # fmt: skip
-COSTS = ("forwards", "tokens", "seconds")
+COSTS = ("forwards", "computed", "tokens", "seconds")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class TaskComparison:
         margin: paired difference of margins in nats; None for generated text.
         margin_stderr: its Monte Carlo standard error, as if the runs were independent; None if
             unknown.
-        cost: forwards, tokens, seconds -> second over first, on the common documents.
+        cost: forwards, computed, tokens, seconds -> second over first, on the common documents.
         flags: for each run, flag of `collapse` -> documents.
         notes: what restricts the comparison.
     """
@@ -319,6 +319,11 @@ def _restrictions(first: TaskRun, second: TaskRun, n: int) -> list[str]:
         notes.append(
             f"{n} common scored documents of {len(first.documents or ())} and "
             f"{len(second.documents or ())}"
+        )
+    told = ["not told" if task.headline.finds_length else "told" for task in (first, second)]
+    if told[0] != told[1]:
+        notes.append(
+            f"the decoder was {told[0]} the length of the text in the first run, and {told[1]} in the second"
         )
     for task, which in ((first, "first"), (second, "second")):
         if errors := len(task.errors()):

@@ -19,7 +19,8 @@ from dlm_eval.output import one_line, table
 from dlm_eval.printable import MARKDOWN, counted, decimals
 from dlm_eval.reports.board.leaderboard import leaderboard, write
 from dlm_eval.reports.files.content import Content
-from dlm_eval.reports.files.scores import WITHOUT_LENGTH, outside_sandbox
+from dlm_eval.reports.files.row import WITHOUT_LENGTH
+from dlm_eval.reports.files.scores import approximation, finds_length, outside_sandbox
 from dlm_eval.sandbox import UNSANDBOXED
 from dlm_eval.signals import discard_output
 
@@ -40,7 +41,7 @@ def render(results: Mapping[str, Any]) -> str:
     rows = [
         [MARKDOWN.sub(r"\\\g<0>", cell) for cell in row]
         for name in named
-        for row in _rows(name, results, outside_sandbox(content, name))
+        for row in _rows(name, results, content)
     ]
     align = ["left", "left", *["right"] * 3, "left", *["right"] * 5, "left"]
     headers = [*HEADERS, WITHOUT_LENGTH]
@@ -62,7 +63,7 @@ def _unmet(name: str, results: Mapping[str, Any]) -> list[str]:
     return list(results.get("dlm_eval", {}).get("unmet_aggregates", {}).get(name, ()))
 
 
-def _rows(name: str, results: Mapping[str, Any], unsandboxed: bool) -> Iterator[list[str]]:
+def _rows(name: str, results: Mapping[str, Any], content: Content) -> Iterator[list[str]]:
     scores = results["results"][name]
     cost = results.get("dlm_eval", {}).get("cost", {}).get(name, {})
     described = results.get("dlm_eval", {}).get("tasks", {}).get(name, {})
@@ -74,7 +75,7 @@ def _rows(name: str, results: Mapping[str, Any], unsandboxed: bool) -> Iterator[
         str(cost.get("errors", 0) or ""),
         f"{cost['forwards'] / samples:.1f}" if samples and "forwards" in cost else "",
         f"{cost['tokens'] / seconds:.0f}" if seconds else "",
-        "yes" if described.get("finds_length") else "",
+        "yes" if finds_length(content, name) else "",
     ]
     found = metrics_of(scores)
     for place, ((metric, filter_name), value) in enumerate(found.items()):
@@ -83,7 +84,8 @@ def _rows(name: str, results: Mapping[str, Any], unsandboxed: bool) -> Iterator[
         sampling = scores.get(f"{metric}_stderr,{filter_name}")
         if not isinstance(sampling, (int, float)):
             sampling = error_of(results, "perplexity_stderr", name, metric)
-        notes = [UNSANDBOXED] * unsandboxed + [described.get("approximation", "")]
+        unsandboxed = UNSANDBOXED if outside_sandbox(content, name) else ""
+        notes = [unsandboxed, approximation(content, name)]
         shown_name = " ".join([name, *(f"({note})" for note in notes if note)])
         first = [shown_name, *counted] if place == 0 else [""] * 8
         yield [
@@ -163,7 +165,7 @@ def report(
     if finished.errors:
         lines.append(
             f"{counted(finished.errors, 'sample')} could not be answered or "
-            f"scored:\n{_reasons(results)}"
+            f"scored:\n{reasons(results)}"
         )
     if cut := sum(
         cost.get("truncated", 0)
@@ -211,7 +213,7 @@ def say(lines: list[str]) -> None:
             ) from error
 
 
-def _reasons(results: dict[str, Any], most: int = 3) -> str:
+def reasons(results: Mapping[str, Any], most: int = 3) -> str:
     """Returns the most frequent reasons of failed samples, one per line."""
     counts = Counter(one_line(reason) for reason in failed_samples(results).values())
     lines = [f"  {count:5} {reason}" for reason, count in counts.most_common(most)]

@@ -9,7 +9,7 @@ from dlm_eval.harness.frontier import Estimate, Point, frontier, warnings_of
 from dlm_eval.harness.suite_run import Outcome, SuiteFinished
 from dlm_eval.output import one_line, table
 from dlm_eval.printable import MARKDOWN
-from dlm_eval.reports.files.scores import WITHOUT_LENGTH
+from dlm_eval.reports.files.row import WITHOUT_LENGTH
 from dlm_eval.settings import shown
 
 HEADERS = ("entry", "metric", "measured", "published", "difference", "n", "note")
@@ -124,6 +124,8 @@ def _note(outcome: Outcome) -> str:
     notes = ["overridden"] if outcome.replaced else notes
     if outcome.count is not None and outcome.total is not None and outcome.count < outcome.total:
         notes.append(f"{outcome.count} of {outcome.total} documents")
+    if outcome.approximation:
+        notes.append(outcome.approximation)
     return ", ".join(notes)
 
 

@@ -119,7 +119,7 @@ class Sweep:
             *("metric", "filter", "value", "stderr", "low", "high", "templates", "samples", "errors"),
             *("forwards_per_sample", "tokens_per_forward", "tokens_per_second", "pareto", "results"),
             *("computed_per_sample", "tokens_per_computed", "pareto_computed"),
-            *("minus_baseline", "minus_baseline_low", "minus_baseline_high", "p", "finds_length"),
+            *("minus_baseline", "minus_baseline_low", "minus_baseline_high", "p", "finds_length", "approximation"),
         ]  # fmt: skip
         rows = []
         for task in self.tasks():
@@ -142,7 +142,7 @@ class Sweep:
             *(p.forwards / p.samples if p.samples else None, p.tokens_per_forward, p.tokens_per_second, on_front[0], p.results),
             *(p.computed / p.samples if p.computed is not None and p.samples else None, p.tokens_per_computed, on_front[1]),
             *((change.difference, change.low, change.high, change.p) if change else [None] * 4),
-            "yes" if p.finds_length else None,
+            "yes" if p.finds_length else None, p.approximation or None,
         ]  # fmt: skip
         return [cell(value) for value in values]
 

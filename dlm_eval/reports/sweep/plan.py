@@ -23,6 +23,8 @@ from dlm_eval.harness.run_settings import RunSettings, run_settings
 from dlm_eval.harness.tasks import check_fewshot
 from dlm_eval.models import process_of
 from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.output import one_line
+from dlm_eval.printable import counted
 from dlm_eval.reports.sweep.baseline import baseline_settings, one_token
 from dlm_eval.reports.sweep.grid import grid
 from dlm_eval.reports.sweep.points import words_of
@@ -59,17 +61,33 @@ class Plan:
     baseline: bool
     arguments: dict[str, Mapping[str, Any]]
 
-    def refuse(self, model: Denoiser, combinations: list[tuple[dict[str, Any], bool]]) -> None:
-        """Raises UserError if `model` cannot use one of the combinations, before the first is run."""
-        for decode, baseline in combinations:
-            options = DecodeOptions.of({**self.fixed, **decode}, model)
-            for name, arguments in self.arguments.items():
-                settings = options.resolved(options.request(arguments, name))
-                try:
-                    refuse_settings(model, settings)
-                except UserError as error:
-                    title = "baseline" if baseline else words_of(decode)
-                    raise UserError(f"{error} (task {name}, {title})") from error
+    def fitting(self, model: Denoiser) -> tuple[list[tuple[dict[str, Any], bool]], list[str]]:
+        """Returns those of `combinations` that `model` can use, and a line about each of the others.
+
+        Raises:
+            UserError: it can use no point of the grid.
+        """
+        fitting, reasons = [], []
+        for decode, baseline in self.combinations(model):
+            try:
+                self._refuse(model, decode, baseline)
+                fitting.append((decode, baseline))
+            except UserError as error:
+                reasons.append(str(error))
+        if all(baseline for _, baseline in fitting):
+            others = f" (nor {counted(len(reasons) - 1, 'other')})" if len(reasons) > 1 else ""
+            raise UserError(reasons[0] + others)
+        return fitting, [one_line(f"left out: {reason}") for reason in reasons]
+
+    def _refuse(self, model: Denoiser, decode: Mapping[str, Any], baseline: bool) -> None:
+        options = DecodeOptions.of({**self.fixed, **decode}, model)
+        for name, arguments in self.arguments.items():
+            settings = options.resolved(options.request(arguments, name))
+            try:
+                refuse_settings(model, settings)
+            except UserError as error:
+                title = "baseline" if baseline else words_of(decode)
+                raise UserError(f"{error} (task {name}, {title})") from error
 
     def combinations(self, model: Denoiser) -> list[tuple[dict[str, Any], bool]]:
         """Returns (decode settings, whether they are the baseline) of each run, baseline first."""
@@ -107,9 +125,9 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     metrics = {name: _metric(task, name, given["metric"]) for name, task in tasks.items()}
     process = process_of(settings.model, settings.model_args)
     for point in points:
-        _check({**fixed, **point}, tasks, process, words_of(point))
+        _check({**fixed, **point}, tasks, settings, words_of(point))
     if not given["no_baseline"] and process in (None, "absorbing"):
-        _check({**fixed, **baseline_settings(fixed)}, tasks, process, "baseline")
+        _check({**fixed, **baseline_settings(fixed)}, tasks, settings, "baseline")
     settings = dataclasses.replace(settings, tasks=_specs(settings, tasks, left))
     arguments = {name: task.config.generation_kwargs or {} for name, task in tasks.items()}
     return Plan(settings, points, fixed, question, metrics, not given["no_baseline"], arguments)
@@ -206,12 +224,12 @@ def _metric(task: Any, name: str, wanted: str | None) -> str:
 
 
 def _check(
-    decode: Mapping[str, Any], tasks: Mapping[str, Any], process: str | None, title: str
+    decode: Mapping[str, Any], tasks: Mapping[str, Any], run: RunSettings, title: str
 ) -> None:
     """Raises UserError if settings do not fit the model's process or a task's own length."""
-
+    process = process_of(run.model, run.model_args)
     # 0: no length is set.
-    options = DecodeOptions(decode, default_length=0, process=process or "absorbing")
+    options = DecodeOptions.before_loading(decode, run.model, run.model_args, 0)
     if decode.get("preset") == "authors":
         return  # they depend on the checkpoint
     for name, task in tasks.items():

@@ -10,7 +10,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.printable import printable
 from dlm_eval.redaction import redact_text
 from dlm_eval.reports.sweep.curves import COMPUTED, FORWARDS, Axis, Curve, Sweep
-from dlm_eval.reports.sweep.points import BASELINE, SPEED, Point
+from dlm_eval.reports.sweep.points import BASELINE, Point
 
 PANEL = (6.4, 4.8)  # inches
 LINE = 0.17  # inches of a curve in the legend
@@ -91,7 +91,8 @@ def _curve(panel: Any, curve: Curve, axis: Axis, colour: str, marker: str) -> No
     if not placed:
         return
     rho, values = [speed for speed, _ in placed], [p.value for _, p in placed]
-    varying = [name for name in SPEED if len({p.decode.get(name) for _, p in placed}) > 1]
+    names = dict.fromkeys(name for _, p in placed for name in p.decode if name in p.speed_settings)
+    varying = [name for name in names if len({p.decode.get(name) for _, p in placed}) > 1]
     by = f" by {', '.join(varying)}" if varying else ""
     scored = curve.aup is not None and axis is FORWARDS
     label = _label((curve.name or "sweep") + by) + (f"  (AUP {curve.aup:.1f})" if scored else "")

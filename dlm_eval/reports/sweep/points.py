@@ -15,13 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dlm_eval.counts import total
+from dlm_eval.decoding.settings import speed_settings
 from dlm_eval.reports.regression.statistics import Paired, paired
 
-# Settings that trade quality for speed. They vary along a curve. All others distinguish curves.
-SPEED = (
-    "steps", "steps_per_block", "threshold", "factor", "entropy_bound", "editing_threshold", "num_to_transfer", "conf_threshold", "kl_threshold",
-    "low_threshold", "threshold_back", "frechet_margin", "draft_steps", "prompt_interval_steps", "gen_interval_steps", "transfer_ratio", "cache_steps", "rollout_p", "current_k",
-)  # fmt: skip
 BASELINE = "one token per step"
 
 
@@ -47,6 +43,7 @@ class Point:
         computed: positions that the model calls ran; None if it is not known.
         values: document -> its value, if the score is their mean; empty otherwise.
         finds_length: whether the decoder was not told the length of the text.
+        approximation: the approximate cache, in words; "" if there is none.
     """
 
     task: str
@@ -70,6 +67,7 @@ class Point:
     computed: int | None = None
     values: Mapping[str, float] = field(default_factory=dict, repr=False)
     finds_length: bool = False
+    approximation: str = ""
 
     def minus(self, other: Point) -> Paired | None:
         """Returns the paired difference to another point on the documents that both have scored.
@@ -100,8 +98,13 @@ class Point:
     @property
     def curve(self) -> str:
         """The settings that all points on the same curve share."""
-        shared = {key: value for key, value in self.decode.items() if key not in SPEED}
+        shared = {k: v for k, v in self.decode.items() if k not in self.speed_settings}
         return BASELINE if self.baseline else words_of(shared)
+
+    @property
+    def speed_settings(self) -> frozenset[str]:
+        """Settings that trade quality for speed. They vary along a curve; others distinguish curves."""
+        return speed_settings(self.decode.get("strategy"))
 
 
 def words_of(decode: Mapping[str, object]) -> str:
@@ -131,6 +134,7 @@ def mean_of_templates(points: Sequence[Point]) -> Point:
         computed=total([p.computed for p in points]),
         values=_mean_values([p.values for p in points]),
         finds_length=all(p.finds_length for p in points),
+        approximation=", ".join(dict.fromkeys(p.approximation for p in points if p.approximation)),
     )
 
 

@@ -20,6 +20,7 @@ def points_of(
     for name, question in plan.question.items():
         scores, metric = results["results"][name], plan.metrics[name]
         cost = results["dlm_eval"]["cost"].get(name, {})
+        described = results["dlm_eval"]["tasks"].get(name, {})
         filters = [key.partition(",")[2] for key in scores if key.partition(",")[0] == metric]
         chosen = filters[0] if filters else ""
         found.append(
@@ -38,7 +39,8 @@ def points_of(
                 tokens=cost.get("tokens", 0),
                 seconds=cost.get("seconds", 0.0),
                 computed=cost.get("computed_tokens"),
-                finds_length=bool(results["dlm_eval"]["tasks"].get(name, {}).get("finds_length")),
+                finds_length=bool(described.get("finds_length")),
+                approximation=str(described.get("approximation") or ""),
                 values=_values(results, name, metric, chosen),
                 better=bool(results.get("higher_is_better", {}).get(name, {}).get(metric, True)),
                 results=finished.file.name if finished.file else "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dlm_eval.output import one_line, table
-from dlm_eval.reports.files.scores import WITHOUT_LENGTH
+from dlm_eval.reports.files.row import WITHOUT_LENGTH
 from dlm_eval.reports.sweep.curves import Sweep
 from dlm_eval.reports.sweep.points import Point, words_of
 
@@ -38,8 +38,9 @@ def _table(sweep: Sweep, task: str) -> str:
 def _cells(p: Point, on_front: bool, baseline: Point | None) -> list[str]:
     between = p.low is not None and p.high is not None
     change = p.minus(baseline) if baseline is not None and not p.baseline else None
+    mark = f" ({p.approximation})" if p.approximation else ""
     return [
-        p.curve if p.baseline else words_of(p.decode),
+        (p.curve if p.baseline else words_of(p.decode)) + mark,
         _number(p.value, 4) + (f" ± {p.stderr:.4f}" if p.stderr is not None else ""),
         f"{p.low:.4f} to {p.high:.4f}" if between else "",
         _number(p.forwards / p.samples if p.samples else None, 1),
