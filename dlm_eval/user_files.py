@@ -4,8 +4,9 @@ All of them are run here, so that each may import the files beside it, as a scri
 in one of them names the file and the line.
 
 A file beside has the name of a top-level module, which is known to the whole process. So an installed
-package of the same name comes first, and two files of one name from different folders are an error. An
-edited file is run again, with all that import it.
+package of the same name comes first. Of two files of one name in different folders each importer gets
+its own, since the name is given to the last one only while the importer is run; if a function imports
+one of them, which may be later, it is an error. An edited file is run again, with all that import it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import importlib.util
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -93,67 +95,106 @@ def run_file(place: Path, name: str, **values: Any) -> ModuleType:
 def digest_of(place: Path) -> str:
     """Returns the sha256 of a file and, if there are any, of the files beside it that it imports."""
     own = place.read_bytes()
-    files = [file for files in beside(place).values() for file in files]
+    files = [file for one in beside(place).values() for file in one.files]
     parts = [
-        own,
-        *(
-            str(file.relative_to(place.parent)).encode() + b"\0" + file.read_bytes()
-            for file in files
-        ),
+        str(file.relative_to(place.parent)).encode() + b"\0" + file.read_bytes() for file in files
     ]
-    return hashlib.sha256(parts[0] if len(parts) == 1 else b"\0\0".join(parts)).hexdigest()
+    return hashlib.sha256(b"\0\0".join([own, *parts])).hexdigest()
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A module in the folder of a file that imports it.
+
+    Attributes:
+        files: its files, the one that is run first.
+        late: whether it is imported inside a function, so that the name has to stay its own.
+    """
+
+    files: tuple[Path, ...]
+    late: bool
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which `import` finds it."""
+        return (
+            self.files[0].parent.parent
+            if self.files[0].name == "__init__.py"
+            else self.files[0].parent
+        )
+
+    @property
+    def state(self) -> str:
+        """The sha256 of its files."""
+        return hashlib.sha256(b"\0".join(file.read_bytes() for file in self.files)).hexdigest()
 
 
 def find_beside(place: Path) -> None:
-    """Makes the files beside `place` that it imports known to Python's `import`. Those that have changed
-    since they were run are forgotten, so that `import` runs them again.
+    """Makes the files beside `place` that it imports known to Python's `import`. What was imported by
+    their names from another folder, or before they were edited, is forgotten: `import` runs them again.
 
     Raises:
-        UserError: one of them has the name of another file that Python would import in its place.
+        UserError: one of them has the name of another file that Python would import in its place, now or
+            when a function imports it.
     """
-    if _BESIDE not in sys.meta_path:
-        sys.meta_path.insert(0, _BESIDE)
-    for name, files in beside(place).items():
-        other = _elsewhere(name, files)
-        if other is not None:
-            raise UserError(
-                f"'{place.name}' imports '{name}', which is '{files[0]}', but also '{other}'; rename one "
-                "of them"
-            )
-        state = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
-        if _BESIDE.known.get(name, (place.parent, state)) != (place.parent, state):
-            for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
-                del sys.modules[module]
-        _BESIDE.known[name] = place.parent, state
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+    for name, one in beside(place).items():
+        late, state = one.late, one.state
+        if name in _FINDER.known:
+            folder, before, late_before = _FINDER.known[name]
+            if folder != one.folder and (late or late_before):
+                raise _clash(place, name, one, folder, ", and a function imports it")
+            late = late or late_before
+            if (folder, before) != (one.folder, state):
+                _FINDER.forget(name)
+        origin = _origin(name)
+        if origin is not None and origin.resolve() != one.files[0].resolve():
+            raise _clash(place, name, one, origin)
+        _FINDER.known[name] = one.folder, state, late
 
 
-def beside(place: Path) -> dict[str, list[Path]]:
-    """Returns name -> files of the modules in the folder of `place` that it imports, directly or through
-    each other. A package has all its files. Names of Python and of installed packages are left out.
+def _clash(place: Path, name: str, one: Beside, other: Path, more: str = "") -> UserError:
+    return UserError(
+        f"'{place.name}' imports '{name}', which is '{one.files[0]}', but there is another in "
+        f"'{other}'{more}; rename one of them"
+    )
+
+
+def beside(place: Path) -> dict[str, Beside]:
+    """Returns the modules in the folder of `place` that it imports, directly or through each other, by
+    name. A package has all its files. Names of Python and of installed packages are left out.
     """
-    found: dict[str, list[Path]] = {}
+    found: dict[str, Beside] = {}
     waiting = [place]
     while waiting:
-        for name in _imported(waiting.pop()):
-            files = _files(place.parent, name)
-            if name in found or files[:1] == [place] or not files or _is_package(name):
+        for name, late in _imported(waiting.pop()):
+            known = found.get(name)
+            files = known.files if known else tuple(_files(place.parent, name))
+            if files[:1] in ((), (place,)) or (known is None and _is_package(name)):
                 continue
-            found[name] = files
-            waiting += files
+            found[name] = Beside(files, late or (known is not None and known.late))
+            waiting += [] if known else files
     return dict(sorted(found.items()))
 
 
-def _imported(file: Path) -> Iterator[str]:
-    """Yields the names of the top-level modules that a file imports, functions included."""
+def _imported(file: Path) -> list[tuple[str, bool]]:
+    """Returns the top-level modules that a file imports, and whether a function does it."""
     try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
-        return  # Python says so when the file is run
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
+        return list(_imports(ast.parse(file.read_bytes()), False))
+    except (SyntaxError, ValueError, RecursionError):
+        return []  # Python says so when the file is run
+
+
+def _imports(node: ast.AST, late: bool) -> Iterator[tuple[str, bool]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name.partition(".")[0], late) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module and not child.level:
+            yield child.module.partition(".")[0], late
+        elif not isinstance(child, ast.expr):
+            within = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
+            yield from _imports(child, late or within)
 
 
 def _files(folder: Path, name: str) -> list[Path]:
@@ -172,13 +213,6 @@ def _is_package(name: str) -> bool:
     return origin is not None and _is_installed(origin)
 
 
-def _elsewhere(name: str, files: Sequence[Path]) -> Path | None:
-    """Returns the file that `import name` would give now if it is none of `files`."""
-    origin = _origin(name)
-    same = origin is None or origin.resolve() == files[0].resolve()
-    return None if same else origin
-
-
 def _origin(name: str) -> Path | None:
     """Returns the file that `import name` would give, if there is one."""
     try:
@@ -188,15 +222,16 @@ def _origin(name: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
-class _Beside:
+class _Finder:
     """Finds the modules that are files beside a file of the user.
 
     Attributes:
-        known: name -> the folder, and the sha256 of the files when they were last looked at.
+        known: name -> its folder, the sha256 of its files when they were last looked at, and whether a
+            function imports it.
     """
 
     def __init__(self) -> None:
-        self.known: dict[str, tuple[Path, str]] = {}
+        self.known: dict[str, tuple[Path, str, bool]] = {}
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Returns where a module is (Python's protocol of finders)."""
@@ -204,5 +239,11 @@ class _Beside:
             return None
         return PathFinder.find_spec(name, [str(self.known[name][0])])
 
+    def forget(self, name: str) -> None:
+        """Lets the next `import` of a module find and run it anew."""
+        del self.known[name]
+        for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+            del sys.modules[module]
 
-_BESIDE = _Beside()
+
+_FINDER = _Finder()

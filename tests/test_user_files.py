@@ -53,14 +53,14 @@ class Mine(Unmasking, name="mine_beside"):
 
 @pytest.fixture(autouse=True)
 def modules_as_before() -> Iterator[None]:
-    before, known = dict(sys.modules), dict(user_files._BESIDE.known)
+    before, known = dict(sys.modules), dict(user_files._FINDER.known)
     with left_as_it_was(STRATEGIES), left_as_it_was(ESTIMATORS):
         yield
     for name in sys.modules.keys() - before.keys():
         if "helper" in name:
             del sys.modules[name]
-    user_files._BESIDE.known.clear()
-    user_files._BESIDE.known.update(known)
+    user_files._FINDER.known.clear()
+    user_files._FINDER.known.update(known)
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
@@ -198,9 +198,11 @@ def test_files_beside_are_found_through_each_other(tmp_path: Path) -> None:
     }
     write(tmp_path, files)
     found = {
-        name: [file.relative_to(tmp_path).as_posix() for file in files]
-        for name, files in beside(tmp_path / "main.py").items()
+        name: [file.relative_to(tmp_path).as_posix() for file in one.files]
+        for name, one in beside(tmp_path / "main.py").items()
     }
+    late = {name for name, one in beside(tmp_path / "main.py").items() if one.late}
+    assert late == {"helper_p"}
     assert found == {
         "helper_a": ["helper_a.py"],
         "helper_b": ["helper_b.py"],
@@ -247,16 +249,32 @@ def test_a_tasks_functions_import_a_file_beside_them_and_see_edits(tmp_path: Pat
         assert task.process_results({}, [""]) == {"right": value}
 
 
-def test_two_files_of_one_name_are_an_error(tmp_path: Path) -> None:
+def test_two_files_of_one_name_are_each_importers_own(tmp_path: Path) -> None:
+    code = "from helper_shared import VALUE\nimport helper_shared\ndef score(doc, results):\n    return {'right': VALUE, 'module': helper_shared.VALUE}\n"
+    for value, folder in enumerate(("one", "two")):
+        write_task(tmp_path / folder, code, task=folder)
+        write(tmp_path / folder, {"helper_shared.py": f"VALUE = {value}\n"})
+    for _ in range(2):
+        tasks = load_tasks(["one", "two"], include_path=tmp_path)["tasks"]
+        found = [tasks[name].process_results({}, [""]) for name in ("one", "two")]
+        assert found == [{"right": value, "module": value} for value in (0, 1)]
+
+
+@pytest.mark.parametrize("late", ["one", "two"])
+def test_two_files_of_one_name_that_a_function_imports_are_an_error(
+    late: str, tmp_path: Path
+) -> None:
+    inside = "def score(doc, results):\n    import helper_late\n    return {'right': 1.0}\n"
     for folder in ("one", "two"):
-        write_task(tmp_path / folder, "import helper_shared\n" + SCORE, task=folder)
-        write(tmp_path / folder, {"helper_shared.py": ""})
+        code = inside if folder == late else "import helper_late\n" + SCORE
+        write_task(tmp_path / folder, code, task=folder)
+        write(tmp_path / folder, {"helper_late.py": ""})
     load_tasks(["one"], include_path=tmp_path / "one")
     with pytest.raises(UserError) as caught:
         load_tasks(["two"], include_path=tmp_path / "two")
     message = str(caught.value)
-    assert message.startswith("task 'two': 'scoring_two.py' imports 'helper_shared', which is '")
-    assert message.endswith("one/helper_shared.py'; rename one of them")
+    assert message.startswith("task 'two': 'scoring_two.py' imports 'helper_late', which is '")
+    assert message.endswith("/one', and a function imports it; rename one of them")
 
 
 def test_a_file_on_pythons_path_with_the_name_is_an_error(
@@ -265,7 +283,9 @@ def test_a_file_on_pythons_path_with_the_name_is_an_error(
     write(tmp_path / "path", {"helper_on_path.py": "X = 1\n"})
     write(tmp_path / "own", {"helper_on_path.py": "X = 2\n", "mine.py": "import helper_on_path\n"})
     monkeypatch.syspath_prepend(tmp_path / "path")
-    with pytest.raises(UserError, match="but also .*path/helper_on_path.py'; rename one"):
+    with pytest.raises(
+        UserError, match="but there is another in .*path/helper_on_path.py'; rename"
+    ):
         run_file(tmp_path / "own" / "mine.py", "mine_on_path")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "own"), *sys.path[1:]])
     importlib.invalidate_caches()
