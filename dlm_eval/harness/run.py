@@ -188,8 +188,9 @@ def _run(
     )
     tasks = confirm_unsafe(tasks_of(settings), settings, ask)
     check_tasks(tasks, settings)
-    for note in unread_notes(unread(tasks["tasks"], settings.metadata)):
-        log.warning("%s", note)
+    if suite is None:  # another run of a suite may read it
+        for note in unread_notes(unread(tasks["tasks"], settings.metadata)):
+            log.warning("%s", note)
     if not settings.dry_run:
         start_sandbox(tasks, settings)
     results: dict[str, Any] = {}
