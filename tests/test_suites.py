@@ -323,7 +323,7 @@ def test_a_suite_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         found[0]["results"]["demo_choice"][key] for key in ("acc,none", "acc_stderr,none")
     )
     assert table["choice"][1:3] == [f"{100 * acc:.2f} ± {100 * stderr:.2f}", "95"]
-    assert table["choice"][5] == "same protocol, 4 of 100 documents"
+    assert table["choice"][5] == "same protocol, standard error 0, 4 of 100 documents"
     assert table["fast"][3] == "" and table["fast"][2] == "80"  # another protocol: no difference
     assert table["story"][1].startswith(
         f"{found[2]['results']['demo_story_infill']['rouge1,none']:.2f}"
