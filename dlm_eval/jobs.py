@@ -26,6 +26,7 @@ from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.likelihood import Estimator, question_program, score_program
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.rng import Noise
+from dlm_eval.user_files import reason
 from dlm_eval.variables import checkpoint_seconds
 
 log = logging.getLogger(__name__)
@@ -234,19 +235,28 @@ class JobStream:
                 yield job
 
 
-def start(engine: Engine, job: CanvasJob, keep: Callable[[Checkpoint], None]) -> Program[Any]:
-    """Returns the program that answers `job`; `keep` gets its checkpoints."""
+def start(
+    engine: Engine, job: CanvasJob, keep: Callable[[Checkpoint], None], told: set[str]
+) -> Program[Any]:
+    """Returns the program that answers `job`; `keep` gets its checkpoints.
+
+    Args:
+        told: reasons of failed samples whose traceback was shown; it is added to.
+    """
     noise = Noise.of(job.canvas, job.seed)
     if isinstance(job, ScoreJob):
         return _guarded(
-            lambda: score_program(engine.model, job.canvas, job.estimator, noise, greedy=job.greedy)
+            lambda: score_program(
+                engine.model, job.canvas, job.estimator, noise, greedy=job.greedy
+            ),
+            told,
         )
     if isinstance(job, QuestionJob):
-        return _guarded(lambda: _question(engine, job, noise))
+        return _guarded(lambda: _question(engine, job, noise), told)
     begun = job.begun.state if job.begun is not None else None
     offer = _every_so_often(engine, job.begun, keep)
     request = FillRequest(engine.model, job.canvas, job.settings, noise, begun=begun, offer=offer)
-    return _guarded(lambda: fill_program(request))
+    return _guarded(lambda: fill_program(request), told)
 
 
 def _every_so_often(
@@ -273,18 +283,22 @@ def _question(engine: Engine, job: QuestionJob, noise: Noise) -> Program[Scores]
     return Scores(tuple(scores))
 
 
-def _guarded(program: Callable[[], Program[Any]]) -> Program[Any]:
+def _guarded(program: Callable[[], Program[Any]], told: set[str]) -> Program[Any]:
     """Runs `program()`; raises SampleError in place of any exception that is not a DlmEvalError.
 
-    This includes an exception at its creation.
+    This includes an exception at its creation. Its traceback is shown if the reason is not in `told`.
     """
     try:
         return (yield from program())
     except DlmEvalError:
         raise
     except (Exception, SystemExit) as error:  # a plug-in may call sys.exit()
-        log.warning("a sample failed", exc_info=error)
-        raise SampleError(f"{type(error).__name__}: {error}") from error
+        why = reason(error)
+        log.log(
+            logging.DEBUG if why in told else logging.WARNING, "a sample failed", exc_info=error
+        )
+        told.add(why)
+        raise SampleError(why) from error
 
 
 def sequences(job: FillJob) -> int:
@@ -320,6 +334,7 @@ def drive_jobs(
     programs_begun = count()
     source = iter(numbered)
     writing = _Writing(engine)
+    told: set[str] = set()
 
     def programs() -> Iterable[Program[Any] | None]:
         while True:
@@ -338,7 +353,7 @@ def drive_jobs(
             job = _sound(engine.model, job)
             begun[next(programs_begun)] = number, job
             writing.add(job, 1)
-            yield start(engine, job, partial(keep, number))
+            yield start(engine, job, partial(keep, number), told)
 
     def finish(place: int, outcome: Outcome[Any]) -> None:
         number, job = begun.pop(place)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from dlm_eval.errors import DlmEvalError, UserError, unknown_name_error
 from dlm_eval.settings import alternatives, cast_value, describe, field_types, literals, shown
+from dlm_eval.user_files import reason
 
 T = TypeVar("T")
 
@@ -186,9 +187,7 @@ def parse_options(
     except DlmEvalError:
         raise
     except Exception as error:  # a user's class may raise anything in `check`
-        raise UserError(
-            f"{what}: {cls.__name__} cannot be made: {type(error).__name__}: {error}"
-        ) from error
+        raise UserError(f"{what}: {cls.__name__} cannot be made: {reason(error)}") from error
 
 
 def default_of(own: Field[Any]) -> Any:

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
 import os
 import sys
@@ -23,7 +22,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from dlm_eval.errors import RunError, UserError, unknown_name_error
-from dlm_eval.redaction import redact_message
+from dlm_eval.user_files import digest_of, reason, run_file
 
 T = TypeVar("T")
 OURS = "dlm_eval"
@@ -154,7 +153,7 @@ def load_class(path: str, attribute: str, setting: str) -> type:
     if not place.is_file():
         raise UserError(f"{setting} '{path}' is not a file; it must be path/to/file.py:Class")
     try:
-        module = _run_file(place, hashlib.sha256(place.read_bytes()).hexdigest())
+        module = _run_file(place, digest_of(place))
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything while it is run
@@ -202,17 +201,6 @@ def _run_file(place: Path, digest: str) -> ModuleType:
     return run_file(place, f"{OURS}_plugin_{place.stem}_{digest[:16]}", __source_digest__=digest)
 
 
-def run_file(place: Path, name: str, **values: Any) -> ModuleType:
-    """Runs a Python file as the module `name`, with `values` in it from the start; returns it."""
-    spec = importlib.util.spec_from_file_location(name, place)
-    assert spec is not None and spec.loader is not None  # a .py file always has both
-    module = importlib.util.module_from_spec(spec)
-    module.__dict__.update(values)
-    sys.modules[name] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
-
-
 def _digest_of(module: ModuleType) -> str:
     return str(module.__dict__["__source_digest__"])
 
@@ -239,9 +227,3 @@ def _same_place(cls: type) -> tuple[str, str]:
     module = cls.__module__
     from_file = module.startswith(f"{OURS}_plugin_")
     return str(sys.modules[module].__file__) if from_file else module, cls.__qualname__
-
-
-def reason(error: BaseException) -> str:
-    """Returns an unexpected error on one line, without secrets and not too long."""
-    # Redacted before it is cut, since redaction does not recognise half of a secret.
-    return f"{type(error).__name__}: {redact_message(' '.join(str(error).split()))[:300]}"

@@ -251,3 +251,10 @@ def describe(options: tuple[Any, ...]) -> str:
         else:
             described.append(words.get(option, str(option)))
     return " or ".join(described)
+
+
+def attribute_docs(text: str) -> dict[str, str]:
+    """Returns the entries under "Attributes:" of a docstring by name."""
+    _, _, listed = text.partition("Attributes:\n")
+    entries = re.findall(r"^    (\w+): (.+(?:\n      .+)*)", listed, re.MULTILINE)
+    return {name: " ".join(said.split()) for name, said in entries}

@@ -12,10 +12,11 @@ from dlm_eval import plugins
 from dlm_eval.plugins import Registry
 
 
-def example(guide: str) -> str:
-    """Returns the one Python example of a page of docs."""
+def example(guide: str, name: str) -> str:
+    """Returns a Python file of a page of docs: the block whose first line is `# NAME`."""
     page = Path(__file__).resolve().parents[1] / "docs" / "guides" / guide
-    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if block.startswith(f"# {name}\n")]
     return str(code)
 
 

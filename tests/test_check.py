@@ -6,6 +6,8 @@ import gzip
 import json
 import math
 import os
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +22,7 @@ from d1_answers import pair
 from run_files import write_run
 
 from dlm_eval import evaluate
-from dlm_eval.cli import main
+from dlm_eval.cli import build_parser, main
 from dlm_eval.decoding.strategies import Confidence
 from dlm_eval.errors import UserError
 from dlm_eval.likelihood import masks
@@ -403,6 +405,32 @@ def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
     body = markdown(report)
     assert "<b>" not in body and "@all" not in body and "[l](" not in body
     assert not any(line.startswith("::") for line in body.splitlines())
+
+
+def test_the_workflow_of_the_guide_is_whole() -> None:
+    """Checkout, Python, install, run, check: in this order, with inputs that the action has, and a command that parses."""
+    page = (ROOT / "docs" / "guides" / "regression.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```yaml\n(# \.github/workflows/.*?)```", page, re.DOTALL)
+    workflow = yaml.load(code, Loader=yaml.BaseLoader)  # else YAML reads the key `on` as true
+    assert workflow.keys() == {"name", "on", "permissions", "jobs"}
+    [job] = workflow["jobs"].values()
+    assert job.keys() == {"runs-on", "timeout-minutes", "env", "steps"}
+    for step in job["steps"]:
+        assert ("uses" in step) != ("run" in step)
+        assert step.keys() <= {"uses", "with", "run", "if", "env"}
+    said = [step.get("uses") or step["run"] for step in job["steps"]]
+    wanted = ("actions/checkout@v4", "actions/setup-python@v5", "pip install", "dlm-eval", "OWNER/dlm_eval/.github/actions/check@REF", "gh pr comment")  # fmt: skip
+    assert [text.startswith(start) for text, start in zip(said, wanted, strict=True)] == [True] * 6
+    assert "OWNER/dlm_eval@REF" in said[2]  # as the action
+    given = build_parser().parse_args(["run", *shlex.split(said[3])[1:]])
+    assert given.output_path == "results"
+    action = yaml.safe_load((ROOT / ".github" / "actions" / "check" / "action.yml").read_text())
+    inputs, settings = action["inputs"], job["steps"][4]["with"]
+    assert settings.keys() <= inputs.keys()
+    assert {name for name, one in inputs.items() if one.get("required")} <= settings.keys()
+    assert inputs["run"]["default"] == given.output_path
+    assert f"--body-file {settings['comment']}" in said[5]
+    assert workflow["permissions"]["pull-requests"] == "write"
 
 
 def test_the_github_action_and_the_gitlab_template_run(tmp_path: Path) -> None:

@@ -611,3 +611,24 @@ def test_validate_tells_of_a_prompt_that_is_no_column(
     shown = capsys.readouterr()
     note = "doc_to_text 'stroy' is no column of the data (did you mean 'story'?)"
     assert note in shown.out + shown.err
+
+
+def test_help_and_docstring_name_every_setting(capsys: Any) -> None:
+    """All from `RunSettings`: there is no second list to keep."""
+    import dlm_eval
+    from dlm_eval.harness.run import NOT_IN_PYTHON
+    from dlm_eval.harness.run_settings import RunSettings, settings_docs
+
+    names = [own.name for own in dataclasses.fields(RunSettings)]
+    docs = settings_docs()
+    assert list(docs) == names and not [name for name in names if len(docs[name]) < 20]
+    doc = dlm_eval.evaluate.__doc__ or ""
+    listed = re.findall(r"^        (\w+): ", doc.partition("    Settings:\n")[2], re.MULTILINE)
+    assert listed == [name for name in names if name not in NOT_IN_PYTHON]
+    assert "examples in each prompt (default: the task's own number)" in doc
+    assert "resamples for standard errors" in " ".join(doc.split()) and "(default: 200)" in doc
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    shown = "".join(capsys.readouterr().out.split())
+    for name in ("num_fewshot", "limit", "seed", "verbosity", "system_instruction", "metadata"):
+        assert "".join(docs[name].split()) in shown

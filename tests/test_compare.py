@@ -18,6 +18,7 @@ from dlm_eval.cli import main
 from dlm_eval.cli.compare import lines
 from dlm_eval.errors import UserError
 from dlm_eval.reports.files.baseline import Baseline, open_run, save_baseline
+from dlm_eval.reports.files.find import find_run
 from dlm_eval.reports.files.runs import read_run
 from dlm_eval.reports.files.samples_file import Texts, read_samples
 from dlm_eval.reports.regression.collapse import has_other_script, repeats_itself
@@ -285,3 +286,15 @@ def test_results_are_data_frames(tmp_path: Path) -> None:
     assert written["response"].map(len).eq(1).all() and written["forwards"].mean() == 32
     with pytest.raises(UserError, match="does not exist"):
         dlm_eval.load_results(tmp_path / "nothing")
+
+
+def test_data_frames_have_every_run_of_a_folder_and_compare_the_newest(tmp_path: Path) -> None:
+    old = write_run(tmp_path / "b", {"t": [1.0, 0.0]})
+    new = write_run(tmp_path / "a", {"t": [1.0, 1.0]})
+    written = json.loads(new.read_text())
+    new.write_text(json.dumps(written | {"date": json.loads(old.read_text())["date"] + 60}))
+    found = dlm_eval.load_results(tmp_path)
+    assert len(found.runs) == 2 and len(set(found.scores["source"])) == 2
+    newest = found.runs.sort_values("date").source.iloc[-1]
+    assert found.samples[found.samples.source == newest]["score:exact_match"].tolist() == [1.0, 1.0]
+    assert find_run(tmp_path) == new and Path(newest).parts[-2:] == new.parts[-2:]

@@ -22,7 +22,7 @@ from dlm_eval.likelihood import ESTIMATORS, Estimator, parse_estimator
 from dlm_eval.models.families.toy import Toy, ToySettings
 from dlm_eval.options import check_options, describe_options, option, parse_options
 
-EXAMPLE = example("adding-an-estimator.md")
+EXAMPLE = example("adding-an-estimator.md", "half_hidden.py")
 
 
 @pytest.fixture

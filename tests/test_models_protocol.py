@@ -409,3 +409,13 @@ def test_a_part_of_a_character_has_a_name_in_a_trace(tmp_path: Path) -> None:
     shown = pieces(model, [*ids, model.mask_id, *model.eos_ids])
     assert shown[ids[-1]] == ("<0xA9>", False) and shown[ids[-2]] == ("<0xC3>", False)
     assert shown[model.mask_id][0] == "[MASK]" and shown[model.eos_ids[0]][0] == "[EOS]"
+
+
+def test_the_example_of_the_readme_decodes_every_id_that_its_model_can_write() -> None:
+    page = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"(letters = SimpleNamespace\(.*?\n\)\n)", page, re.DOTALL)
+    names: dict[str, Any] = {"SimpleNamespace": SimpleNamespace}
+    exec(code, names)
+    letters = names["letters"]
+    assert letters.decode([*letters.encode("é a"), 256, 257, 300]) == "é a"
+    assert "256 and above" in code

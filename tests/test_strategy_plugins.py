@@ -40,7 +40,8 @@ from dlm_eval.reports.trace.recording import record
 from dlm_eval.reports.trace.terminal import lines
 from dlm_eval.rng import Noise
 
-EXAMPLE = example("adding-a-strategy.md")
+EXAMPLE = example("adding-a-strategy.md", "stable.py")
+PATIENT = example("adding-a-strategy.md", "patient.py")
 
 
 @pytest.fixture
@@ -427,3 +428,51 @@ def test_a_fault_of_a_users_file_names_its_line(tmp_path: Path, tiny: Any) -> No
     assert str(error.value).endswith(
         f"ValueError: too many values to unpack (expected 2) (in broken.py, line {line})"
     )
+
+
+# -- memory on the host ----------------------------------------------------------------------------
+
+
+def patient_by_hand(model: Any, canvas: Canvas, patience: int) -> tuple[list[int], int]:
+    """The tokens and forwards of the second example, from all candidates of all steps."""
+    tokens = torch.tensor([model.mask_id if o else t for t, o in zip(canvas.tokens, canvas.open, strict=True)])  # fmt: skip
+    history: list[torch.Tensor] = []
+    while (tokens == model.mask_id).any():
+        log_p = model.logits(tokens[None])[0].log_softmax(-1)
+        log_p[:, model.mask_id] = -torch.inf
+        best, found = log_p.max(-1)
+        history.append(found)
+        left = (tokens == model.mask_id).nonzero()[:, 0]
+        last = torch.stack(history[-patience:])
+        same = (last == last[-1]).all(0) & torch.tensor(len(last) == patience)
+        write = [i for i in left.tolist() if same[i]]
+        write.append(left[best[left].argmax()].item())
+        tokens[write] = found[write]
+    hole = [t for t, o in zip(tokens.tolist(), canvas.open, strict=True) if o]
+    return hole, len(history)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3, 100])
+def test_the_example_with_memory_remembers(patience: int, tmp_path: Path, tiny: Any) -> None:
+    (tmp_path / "patient.py").write_text(PATIENT, encoding="utf-8")
+    canvases = [Canvas.completion(prompt, 8) for prompt in prompts(tiny)]
+    chosen = f"{tmp_path / 'patient.py'}:Patient"
+    found = fill(tiny, canvases, chosen, patience=patience)
+    wanted = [patient_by_hand(tiny, canvas, patience) for canvas in canvases]
+    assert [(list(one.tokens), one.forwards) for one in found] == wanted
+    assert {one.forwards for one in found} == ({1} if patience == 1 else {n for _, n in wanted})
+
+
+def test_the_example_with_memory_resumes_finished_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "patient.py"
+    file.write_text(PATIENT, encoding="utf-8")
+    run = ["--model", "tiny", "--tasks", "demo_word_problem", "-o", str(tmp_path / "out"), "--verbosity", "ERROR"]  # fmt: skip
+    chosen = ["--decode", f"strategy={file}:Patient,patience=3"]
+    assert main([*run, *chosen, "--limit", "2"]) == 0
+    for text, known in ((PATIENT, 2), (PATIENT + "# edited\n", 0)):
+        file.write_text(text, encoding="utf-8")
+        capsys.readouterr()
+        assert main([*run, *chosen, "--limit", "3", "--dry_run"]) == 0
+        assert f"{known} of 3 requests are known" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -322,7 +323,7 @@ def test_a_suite_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         found[0]["results"]["demo_choice"][key] for key in ("acc,none", "acc_stderr,none")
     )
     assert table["choice"][1:3] == [f"{100 * acc:.2f} ± {100 * stderr:.2f}", "95"]
-    assert table["choice"][5] == "same protocol, 4 of 100 documents"
+    assert table["choice"][5] == "same protocol, standard error 0, 4 of 100 documents"
     assert table["fast"][3] == "" and table["fast"][2] == "80"  # another protocol: no difference
     assert table["story"][1].startswith(
         f"{found[2]['results']['demo_story_infill']['rouge1,none']:.2f}"
@@ -460,3 +461,27 @@ def test_the_figure_without_being_told_the_length_stands_beside(tmp_path: Path) 
     )
     with pytest.raises(UserError, match="without_length 'untould'.*did you mean 'untold'"):
         load_suite(str(file))
+
+
+def test_the_table_says_why_there_is_no_difference() -> None:
+    """Each reason, and none if there is a difference."""
+    mine = Entry("e", "t", published={"tiny": 50.0}, protocol="same")
+    whole = Outcome(mine, "acc", "none", 0.5, 0.1, 10, 100, published=50.0)
+    nothing = Entry("e", "t")
+    for outcome, reason in (
+        (whole, ""),
+        (replace(whole, published=None), "published for other models"),
+        (replace(whole, entry=nothing, published=None), "no published figure"),
+        (replace(whole, replaced=True), "overridden"),
+        (replace(whole, entry=replace(mine, protocol="other")), "other protocol"),
+        (replace(whole, stderr=None), "no standard error"),
+        (replace(whole, stderr=0.0), "standard error 0"),
+        (replace(whole, total=None), "number of documents unknown"),
+        (replace(whole, value=None), "the metric is not a number"),
+        (replace(whole, value=None, reason="it has no average"), "it has no average"),
+    ):
+        cells = dict(zip(suite_report.HEADERS, suite_report.row(outcome), strict=True))
+        assert outcome.incomparable == reason
+        assert (outcome.deviation is None) == bool(reason) == (cells["difference"] == "")
+        assert ("failed" if outcome.reason else reason) in cells["note"]
+        assert cells["note"].count("overridden") <= 1 and cells["note"].count("protocol") <= 1

@@ -28,24 +28,20 @@ REFUSED = {
     "building requests is cheap; leave it out",
     "check_integrity": "it runs lm-eval's own test suite; `dlm-eval validate TASKS` checks tasks",
 }
-# Options that lm-eval describes in its documentation only.
-HELP = {
-    "apply_chat_template": "make prompts of chat messages with the tokenizer's template, or with the "
-    "template of this name",
-    "system_instruction": "text of the system message",
-    "verbosity": "what is logged: DEBUG, INFO, WARNING, ERROR or CRITICAL",
-}
 PLAIN = ("command", "config", "main", "func", "show_config", "trust_remote_code", "check_integrity")
 
 
 def add_parser(subparsers: Any) -> None:
     """Adds `run`: lm-eval's own options with the same names and meanings, and a group of ours."""
+    from dlm_eval.harness.run_settings import settings_docs
+
     parser = run_parser(subparsers)
+    docs = settings_docs()
     for action in parser._actions:
         if action.dest in REFUSED:
             action.help = argparse.SUPPRESS
-        elif not action.help:
-            action.help = HELP.get(action.dest)
+        elif action.dest in docs:
+            action.help = docs[action.dest].replace("%", "%%")
     parser.usage = (
         "dlm-eval [run] --model MODEL --tasks TASK[,TASK] [--model_args k=v,...] [options]\n"
         "       dlm-eval [run] --suite SUITE [--model MODEL] [options]"

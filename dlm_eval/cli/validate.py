@@ -11,7 +11,10 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.cli.options import add_options
+from dlm_eval.errors import UserError
 from dlm_eval.output import one_line, table
+from dlm_eval.patching import replaced
+from dlm_eval.printable import counted
 
 if TYPE_CHECKING:
     from dlm_eval.harness.fewshot import Examples
@@ -29,7 +32,10 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Prints documents, shots and first prompt of every task, and errors that a run would have;
-    for a suite, a line for each entry. Returns 1 if an entry cannot be loaded.
+    for a suite, a line for each entry. Returns 1 if an entry cannot be loaded or scored.
+
+    Raises:
+        UserError: a task cannot be loaded, or none of its documents can be scored.
     """
     from dlm_eval.harness.suites import is_suite_file
     from dlm_eval.packaged import suite_files
@@ -42,11 +48,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _validate_tasks(names: Sequence[str], args: argparse.Namespace) -> None:
+    from dlm_eval.harness.unread_metadata import notes, unread
+
     found = look(names, args, args.num_fewshot, args.metadata)
     headers = ["task", "kind", "documents", "shots", "characters in the first prompt"]
     rows = [[t.name, t.kind, str(t.documents), str(t.shots), str(t.length)] for t in found]
     print(table(rows, headers, colalign=("left", "left", *["right"] * 3)))
-    for line in [line for t in found for line in map(one_line, t.notes)]:
+    missed = notes(unread({t.name: t.task for t in found}, args.metadata or ()))
+    for line in map(one_line, [*(note for t in found for note in t.notes), *missed]):
         print(line)
     for line in [line for t in found for line in t.prompt]:
         print(line)
@@ -132,7 +141,7 @@ def look(
     """Returns a look at each task of `names`.
 
     Raises:
-        UserError: a task cannot be loaded.
+        UserError: a task cannot be loaded, or none of its documents can be scored.
     """
     from dlm_eval.harness.decode_config import DecodeOptions, check_requests
     from dlm_eval.harness.infill import check_drafts
@@ -157,23 +166,33 @@ def look(
 
 def _look(name: str, task: Any, num_fewshot: int | None, seed: int | None) -> Looked:
     from dlm_eval.harness import lm_eval_patches as patches
+    from dlm_eval.harness import sample_errors
     from dlm_eval.harness.requests import UnbuiltPrompt
-    from dlm_eval.harness.sample_errors import SampleErrors
+    from dlm_eval.harness.trial import spread, why_none
 
     own = task.config.num_fewshot
     task.set_config(key="num_fewshot", value=own or (0 if own == 0 else num_fewshot or 0))
     if num_fewshot is not None and own:
         task.set_config(key="num_fewshot", value=num_fewshot)
     task.set_fewshot_seed(seed=seed)
-    errors = SampleErrors(seed)
+    errors, score = sample_errors.SampleErrors(seed), task.process_results
     patches.guard_task(name, task, errors, list)
     examples = errors.examples(name, task)
-    with patches.evaluating():
+    asked = spread(len(task.eval_docs))
+    with patches.evaluating(), replaced(sample_errors.log, "disabled", True):  # notes say it
+        faults = _faults(task)
         notes = [
             f"{name}: {note}"
-            for note in _notes(task, examples if task.config.num_fewshot else None)
+            for note in _notes(task, faults, examples if task.config.num_fewshot else None)
         ]
-        task.build_all_requests(limit=1, rank=0, world_size=1)
+        task.build_all_requests(samples=asked, rank=0, world_size=1)
+        tried = why_none(name, task, score, errors)
+    if len(faults) == len(task.eval_docs):
+        whole = f"none of its {counted(len(faults), 'document')} can be scored"
+        raise UserError(f"task '{name}': {whole}; document 0: {faults[0][1]}")
+    if tried is not None:
+        which = f"of {counted(len(asked), 'document')} that were tried"
+        raise UserError(f"task '{name}': none {which} can be scored: {tried}")
     request = task.instances[0].args
     unbuilt = isinstance(request[0], UnbuiltPrompt)  # a run stores this as the document's error
     notes += [f"{name}: document 0: {request[0]}"] if unbuilt else []
@@ -195,17 +214,26 @@ def _prompt(name: str, request: Sequence[Any]) -> list[str]:
     return [*lines, *(one_line(f"  then {plain_argument(part)!r}") for part in rest)]
 
 
-def _notes(task: Any, left: Examples | None) -> list[str]:
+def _faults(task: Any) -> list[tuple[int, str]]:
+    """Returns the numbers of documents that cannot be scored, with the reasons."""
+    from dlm_eval.harness import targets
+
+    found = (
+        (number, targets.fault(task, doc) or targets.checked(targets.unscorable, task, doc))
+        for number, doc in enumerate(task.eval_docs)
+    )
+    return [(number, reason) for number, reason in found if reason]
+
+
+def _notes(task: Any, faults: Sequence[tuple[int, str]], left: Examples | None) -> list[str]:
     """Returns notes about a task's documents, and about its few-shot examples if it shows any."""
     from dlm_eval.harness import targets
-    from dlm_eval.printable import counted
 
-    faults: list[tuple[int, str]] = []
-    lists: list[int] = []
-    for number, doc in enumerate(task.eval_docs):
-        reason = targets.fault(task, doc) or targets.checked(targets.unscorable, task, doc)
-        faults += [(number, reason)] if reason else []
-        lists += [number] if targets.checked(targets.looks_like_list, task, doc) is True else []
+    lists = [
+        number
+        for number, doc in enumerate(task.eval_docs)
+        if targets.checked(targets.looks_like_list, task, doc) is True
+    ]
     found = []
     if left is not None and (overlap := left.overlap()):
         found.append(

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from itertools import accumulate, count, pairwise
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -31,6 +29,7 @@ from dlm_eval.errors import DlmEvalError, OutOfMemory, RunError, SampleError
 from dlm_eval.models.denoiser import Denoiser, can_pad, device_of, is_batch_invariant
 from dlm_eval.models.probes import device_lost, out_of_memory
 from dlm_eval.printable import counted
+from dlm_eval.user_files import place_of
 
 T = TypeVar("T")
 AHEAD = 2  # the next batch is chosen from this many batches of the oldest rows
@@ -292,7 +291,7 @@ class Engine:
         except Exception as error:
             if device_lost(error):
                 raise RunError(f"the device is lost: {error}") from error
-            place = _place(error)
+            place = place_of(error)
             return _Failure(
                 error.with_traceback(None), place
             )  # its frames hold the batch's tensors
@@ -370,14 +369,3 @@ class _Failure:
 
     error: Exception
     place: str
-
-
-def _place(error: Exception) -> str:
-    """Returns where in a user's own file an exception was raised, else nothing."""
-    packages = Path(__file__).parents[1]
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename)
-        if "site-packages" in file.parts or packages in file.parents or not file.is_file():
-            continue
-        return f" (in {file.name}, line {frame.lineno})"
-    return ""

@@ -7,6 +7,8 @@ names, data, options and the output directory are found before the weights are l
 from __future__ import annotations
 
 import functools
+import logging
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -44,11 +46,13 @@ from dlm_eval.harness.results import (
     unscored,
 )
 from dlm_eval.harness.run_metadata import public_arguments, run_metadata
-from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings
+from dlm_eval.harness.run_settings import RunSettings, output_directory, run_settings, settings_docs
 from dlm_eval.harness.sample_errors import SampleErrors, reason_of
 from dlm_eval.harness.sampling_errors import add_sampling_errors
 from dlm_eval.harness.saving import save
 from dlm_eval.harness.tasks import load_tasks
+from dlm_eval.harness.unread_metadata import notes as unread_notes
+from dlm_eval.harness.unread_metadata import unread
 from dlm_eval.harness.votes import add_to_samples, vote_over_steps
 from dlm_eval.models import given
 from dlm_eval.output import safe_log
@@ -57,6 +61,11 @@ from dlm_eval.variables import streams
 
 if TYPE_CHECKING:
     from dlm_eval.models.denoiser import Denoiser
+
+
+log = logging.getLogger(__name__)
+# Settings that are no keyword of `evaluate`: its own arguments, and what is for the command line.
+NOT_IN_PYTHON = ("model", "tasks", "shard")
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ def evaluate(
         suite: name or YAML file of a suite. `settings` then replace those of its entries, and the
             figures of all entries are returned, with the results of each run under 'runs'
             (`SuiteFinished.plain`).
-        settings: see `RunSettings`.
+        settings: settings of the run by name, as below; those of the command line without `--`.
 
     Raises:
         UserError: a setting is not allowed.
@@ -110,6 +119,19 @@ def evaluate(
         )
     with given(model) as name:
         return _evaluated({"model": name, **asked})
+
+
+def _with_settings(doc: str | None) -> str:
+    """Returns a docstring with all settings of `evaluate` at its end."""
+    named = {key: said for key, said in settings_docs().items() if key not in NOT_IN_PYTHON}
+    lines = [
+        textwrap.fill(f"{key}: {said}", 96, initial_indent=" " * 8, subsequent_indent=" " * 12)
+        for key, said in named.items()
+    ]
+    return "\n".join([(doc or "").rstrip(), "", "    Settings:", *lines, ""])
+
+
+evaluate.__doc__ = _with_settings(evaluate.__doc__)
 
 
 def _evaluated(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,6 +190,9 @@ def _run(
     )
     tasks = confirm_unsafe(tasks_of(settings), settings, ask)
     check_tasks(tasks, settings)
+    if suite is None:  # another run of a suite may read it
+        for note in unread_notes(unread(tasks["tasks"], settings.metadata)):
+            log.warning("%s", note)
     if not settings.dry_run:
         start_sandbox(tasks, settings)
     results: dict[str, Any] = {}
@@ -265,6 +290,7 @@ def _answers_and_scores(
     """
     try:
         with ExitStack() as stack:
+            stack.callback(errors.tell_counts)
             if loaded.ours:
                 stack.callback(loaded.lm.stop)
             ahead = loaded.lm.ahead if loaded.ours and streams() else None

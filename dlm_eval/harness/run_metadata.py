@@ -29,6 +29,7 @@ from dlm_eval.harness.results import (
 )
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sample_errors import SampleErrors
+from dlm_eval.harness.unread_metadata import unread
 from dlm_eval.redaction import redact
 from dlm_eval.rng import digest
 from dlm_eval.workers.messages import peak_memory
@@ -81,6 +82,8 @@ def run_metadata(
         block |= metric_errors(tasks, results)
         if bounds := perplexity_bounds(tasks, results, records):
             block["perplexity_bounds"] = bounds
+    if unused := unread(tasks["tasks"], settings.metadata):
+        block["unread_metadata"] = unused
     block["unmet_aggregates"] = unmet_aggregates(tasks["groups"], results["results"])
     if sample_errors.missing:
         block["missing"] = sample_errors.missing

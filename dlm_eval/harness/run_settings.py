@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.setting_checks import check_each, check_samples, check_together
 from dlm_eval.harness.shard import Shard
 from dlm_eval.redaction import learn
-from dlm_eval.settings import cast_value, describe, parse_pairs, shown
+from dlm_eval.settings import attribute_docs, cast_value, describe, parse_pairs, shown
 
 if TYPE_CHECKING:
     from dlm_eval.likelihood import TaskEstimators
@@ -33,6 +34,9 @@ PLAIN = (str, int, float, bool, types.NoneType)
 class RunSettings:
     """The settings of a run. Options of lm-eval have lm-eval's names and meanings.
 
+    The lines below are also the help of lm-eval's options on the command line, the docstring of
+    `evaluate` and the reference (docs).
+
     Attributes:
         model: family, named checkpoint, packaged baseline or lm-eval model.
         tasks: names, globs or YAML paths; from Python also configurations and task objects, as in
@@ -42,25 +46,46 @@ class RunSettings:
             checkpoint's authors.
         decode: the user's decode settings, which override the task's.
         gen_kwargs: lm-eval's generation settings; for our models `decode` overrides them.
+        num_fewshot: examples in each prompt (default: the task's own number).
         repeats: answers to each document of a task that generates text; each is scored
-            (`harness/repeats.py`). None for the task's own number.
+            (`harness/repeats.py`; default: the task's own number).
         vote: weights of votes over the steps of each answer, as 'fixed,linear,exp=5'
-            (`harness/votes.py`); None for no vote.
-        devices: worker processes: 'auto', 'cpu:2' or '0,1'; None for one device in this process.
+            (`harness/votes.py`; default: no vote).
+        limit: number of documents of each task, from the first, or a fraction of them below 1
+            (default: all).
+        samples: task -> numbers of the documents to ask, from 0 (on the command line JSON, or a file
+            of it); not with `limit`.
+        batch_size: rows of a batch, at most, or 'auto' for as many as fit (default: auto; of lm-eval's
+            models 1).
+        max_batch_size: rows of a batch, at most, with batch_size 'auto'.
+        device: device of the model ('cpu', 'cuda', 'cuda:1', 'mps'; default: the best one).
+        devices: worker processes: 'auto', 'cpu:2' or '0,1' (default: one device, in this process).
         engine: 'local' or 'ray' (workers as Ray actors).
-        ray_address: address of a Ray cluster; None for $RAY_ADDRESS, else a cluster on this
-            machine.
+        ray_address: address of a Ray cluster (default: $RAY_ADDRESS, else a cluster on this
+            machine).
+        seed: of python (and of all sampling), numpy, torch and few-shot examples; one number stands for
+            all four, and None leaves one unset.
         data_dir: folder of local datasets, which are used before the hub.
+        include_path: folder, or folders, of further task YAMLs.
+        log_samples: whether samples_*.jsonl are saved.
         log_trajectories: log for each answer at which step each token was committed, and its
             confidence.
-        output_path: directory for results, or a name ending in .json; None saves nothing.
+        output_path: directory for results, or a name ending in .json (default: `results`, and
+            from Python None, which saves nothing).
         resume: use the answers in the journal of `output_path`.
         score_only: use only the journal's answers: run filters and metrics, but not the model.
         dry_run: count what the run would do, and run nothing.
         shard: 'I/N': answer only the documents of one of N shards, for `dlm-eval merge`.
+        apply_chat_template: make prompts of chat messages with the tokenizer's template, or with the
+            template of this name.
+        system_instruction: text of the system message.
+        fewshot_as_multiturn: show few-shot examples as turns of a conversation (default: if a chat
+            template is used).
         confirm_run_unsafe_code: allow generated code to run in the sandbox.
         unsandboxed: with `confirm_run_unsafe_code`, allow tasks that cannot use the sandbox to run
             code without protection.
+        predict_only: answer, and compute no metrics.
+        write_out: log the first prompts.
         bootstrap_iters: resamples for standard errors without a closed form (lm-eval's 100000 take
             hours for F1).
         stride: number of tokens that each window after the first scores if a text is longer than
@@ -69,7 +94,12 @@ class RunSettings:
             an error for the sample).
         sandbox: kind of sandbox for generated code ('namespaces', 'plain'; docs/reference/sandbox.md), or
             'auto' for the best one of this machine.
-        label: the run's name on boards; None for what differs between the runs. It changes no
+        metadata: settings that tasks read (`judge`, `max_seq_lengths`, ...), in place of those of their
+            YAMLs.
+        hf_hub_log_args: lm-eval's settings for pushing results to the hub.
+        verbosity: lowest level of the log that is shown: DEBUG, INFO, WARNING, ERROR or CRITICAL
+            (default: $LMEVAL_LOG_LEVEL, else WARNING).
+        label: the run's name on boards (default: what differs between the runs). It changes no
             answer.
     """
 
@@ -195,6 +225,24 @@ class RunSettings:
     def noise_seed(self) -> int:
         """Seed of all sampling."""
         return self.seeds[0] or 0
+
+
+def settings_docs() -> dict[str, str]:
+    """Returns name -> meaning and default of every setting, from the docstring and the fields."""
+    said = attribute_docs(inspect.getdoc(RunSettings) or "")
+    return {
+        own.name: said.get(own.name, "").rstrip(".") + _default_of(own)
+        for own in dataclasses.fields(RunSettings)
+    }
+
+
+def _default_of(own: dataclasses.Field[Any]) -> str:
+    """Returns " (default: VALUE)"; "" if there is none, or if it is None or False."""
+    if own.default is dataclasses.MISSING or own.default is None or own.default is False:
+        return ""
+    value = own.default
+    shown_as = ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
+    return f" (default: {shown_as})"
 
 
 def run_settings(values: Mapping[str, Any]) -> RunSettings:

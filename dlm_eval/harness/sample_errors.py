@@ -30,12 +30,15 @@ from dlm_eval.harness.requests import UnbuiltPrompt
 from dlm_eval.harness.results import Record, doc_key
 from dlm_eval.harness.scorer_draws import draws_of
 from dlm_eval.output import one_line
-from dlm_eval.printable import is_text
+from dlm_eval.printable import counted, is_text
 from dlm_eval.signals import of_the_user
+from dlm_eval.user_files import reason
 
 # Number of answers on which a filter may exceed its time limit. After that, all remaining answers
 # fail immediately.
 MOST_SLOW = 10
+# Different warnings of a task's documents that are shown; the rest is counted.
+MOST_SHOWN = 3
 log = logging.getLogger(__name__)
 # Further arguments of a request with an `UnbuiltPrompt`, by request type. They make the request
 # cheap for lm-eval's own models.
@@ -75,14 +78,34 @@ def task_code() -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns the type and text of an exception on one line, as the reason of a failed sample."""
-    if isinstance(error, Failed):
-        return str(error)
-    try:
-        text = str(error)
-    except Exception:  # a task's own exception may have a broken __str__
-        text = ""
-    return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    """Returns the type, text and place of an exception on one line, as the reason of a failed sample."""
+    return str(error) if isinstance(error, Failed) else reason(error)
+
+
+class Repeated:
+    """Warnings about documents: each text is shown once, and at the end how many documents have it."""
+
+    def __init__(self) -> None:
+        self._documents: dict[str, dict[str, set[str]]] = {}  # task -> text -> documents
+
+    def say(self, name: str, text: str, doc: Any) -> None:
+        """Shows a warning about a document of task `name`, if its text is new and few were shown."""
+        of_task = self._documents.setdefault(name, {})
+        if text not in of_task and len(of_task) < MOST_SHOWN:
+            log.warning("%s: %s", name, text)
+        of_task.setdefault(text, set()).add(doc_key(doc))
+
+    def tell(self) -> None:
+        """Shows how many documents had the warnings that were not shown for them; forgets them."""
+        for name, of_task in self._documents.items():
+            counts = [len(documents) for documents in of_task.values()]
+            for text, number in zip(of_task, counts[:MOST_SHOWN], strict=False):
+                if number > 1:
+                    log.warning("%s: %s: %s in all", name, text, counted(number, "document"))
+            if rest := sum(counts[MOST_SHOWN:]):
+                more = counted(rest, "more document", "have")
+                log.warning("%s: %s errors of other kinds; samples files have all", name, more)
+        self._documents = {}
 
 
 class SampleErrors:
@@ -102,6 +125,7 @@ class SampleErrors:
         self._lists: Counter[str] = Counter()
         self._scoring = False
         self._scored: set[str] = set()  # tasks whose scoring has begun
+        self._warnings = Repeated()
 
     def reason(self, name: str, doc: Any) -> str | None:
         """Returns why a document of task `name` has no metric, or None."""
@@ -117,6 +141,10 @@ class SampleErrors:
         lists = {name: {"targets_read_as_lists": count} for name, count in self._lists.items()}
         found = {name: examples.facts() for name, examples in self._examples.items()}
         return {name: found.get(name, {}) | lists.get(name, {}) for name in {**found, **lists}}
+
+    def tell_counts(self) -> None:
+        """Shows how many documents had each warning."""
+        self._warnings.tell()
 
     # -- wrappers of a task's methods --------------------------------------------------------------
 
@@ -148,7 +176,7 @@ class SampleErrors:
                 )
             if not isinstance(found, UnbuiltPrompt):
                 return found
-            log.warning("%s: %s", name, found)
+            self._warnings.say(name, str(found), doc)
             self.errors[name, doc_key(doc)] = str(found)
             kind = "loglikelihood" if task.OUTPUT_TYPE == "multiple_choice" else task.OUTPUT_TYPE
             return [Instance(kind, doc, (found, *REST[kind]), 0, options["metadata"])]
@@ -183,9 +211,8 @@ class SampleErrors:
                 if self.reason(name, doc) is None:
                     if self._scoring or name not in self._scored:
                         raise  # a prompt or a metric needs it
-                    log.warning(
-                        "%s: the target of a sample is left out: %s", name, reason_of(error)
-                    )
+                    left = f"the target of a sample is left out: {reason_of(error)}"
+                    self._warnings.say(name, left, doc)
                 return None  # lm-eval asks for the samples file
 
         return doc_to_target
@@ -247,7 +274,7 @@ class SampleErrors:
             reason = known.get(key) or self.errors.get((name, key))
             metrics: dict[str, Any] = {}
             if reason is None or key in partly:
-                metrics, reason = self._score(task, score, doc, results, key)
+                metrics, reason = self.score(task, score, doc, results)
                 if wrong := targets.no_numbers(task, metrics):
                     metrics = {
                         metric: value for metric, value in metrics.items() if metric not in wrong
@@ -255,22 +282,26 @@ class SampleErrors:
                     reason = "; ".join(wrong.values())
                     partly.add(key)  # its metrics may be complete under another filter
                 if reason is not None:
-                    log.warning("%s: %s", name, reason)
+                    self._warnings.say(name, reason, doc)
             if reason is not None:
                 self.errors[name, key] = reason
             return metrics
 
         return process_results
 
-    def _score(
-        self, task: Any, score: Callable[..., Any], doc: Any, results: Any, key: str
+    def score(
+        self, task: Any, score: Callable[..., Any], doc: Any, results: Any
     ) -> tuple[dict[str, Any], str | None]:
         """Returns a document's metrics, and the reason if it has none (else None)."""
         if reason := targets.fault(task, doc) or targets.without_likelihood(task, results):
             return {}, reason
         self._scoring = True
         try:
-            with draws_of(self._scorer_seed, key), time_limit("it", SCORE_SECONDS), task_code():
+            with (
+                draws_of(self._scorer_seed, doc_key(doc)),
+                time_limit("it", SCORE_SECONDS),
+                task_code(),
+            ):
                 return _metrics(score(doc, results)), None
         except Exception as error:  # a scorer may raise anything; the sample is stored as an error
             return {}, f"scoring failed: {reason_of(error)}"

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 
 from dlm_eval.errors import UserError
-from dlm_eval.rng import digest
 
 FORM = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
@@ -53,4 +52,6 @@ class Shard:
 
 def shard_of(task: str, document: int | None, count: int) -> int:
     """Returns the number (1 to `count`) of the shard that answers a document of a task."""
+    from dlm_eval.rng import digest  # numpy, which `dlm-eval --help` does without
+
     return (int(digest(task)[:8], 16) + (document or 0)) % count + 1

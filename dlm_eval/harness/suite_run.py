@@ -117,15 +117,29 @@ class Outcome:
 
         The published figure has the error that the same task has with all its documents, and both
         errors enter as if the documents were drawn twice. On the same documents the true error is
-        smaller. None if the protocols differ, the user replaced settings, or an error or the number
-        of documents is unknown.
+        smaller. None if `incomparable` says why.
         """
-        if self.replaced or self.value is None or self.published is None or not self.stderr:
+        if self.incomparable:
             return None
-        if self.entry.protocol not in ("same", "near") or not self.count or not self.total:
-            return None
+        assert self.value is not None and self.published is not None
+        assert self.stderr and self.count and self.total
         spread = self.stderr * math.sqrt(1 + self.count / self.total)
         return (self.value - self.published / self.entry.scale) / spread
+
+    @property
+    def incomparable(self) -> str:
+        """Why there is no deviation; "" if there is one."""
+        if self.value is None:
+            return self.reason or "the metric is not a number"
+        if self.published is None:
+            return "published for other models" if self.entry.published else "no published figure"
+        if self.replaced:
+            return "overridden"
+        if self.entry.protocol not in ("same", "near"):
+            return f"{self.entry.protocol} protocol"
+        if not self.stderr:
+            return "no standard error" if self.stderr is None else "standard error 0"
+        return "" if self.count and self.total else "number of documents unknown"
 
 
 @dataclass(frozen=True)
@@ -169,7 +183,7 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     own = {f.name: getattr(outcome, f.name) for f in dataclasses.fields(outcome)}
     entry: Entry = own.pop("entry")
     facts = {"task": entry.task, "scale": entry.scale, "protocol": entry.protocol}
-    return {**facts, **own, "deviation": outcome.deviation}
+    return {**facts, **own, "deviation": outcome.deviation, "incomparable": outcome.incomparable}
 
 
 # -- plan ------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from lm_eval.utils import apply_template
 
 from dlm_eval.errors import DlmEvalError
 from dlm_eval.printable import is_text
+from dlm_eval.user_files import reason
 
 T = TypeVar("T")
 MOST_SHOWN = 60  # maximum characters of a target in a message
@@ -128,7 +129,7 @@ def checked(look: Callable[[Any, Any], T], task: Any, doc: Any) -> T | str:
     except DlmEvalError:
         raise
     except Exception as error:  # templates and fields may raise anything
-        return f"its target cannot be read: {type(error).__name__}: {error}"
+        return f"its target cannot be read: {reason(error)}"
 
 
 def unscorable(task: Any, doc: Any) -> str | None:

@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
-import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,8 +21,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError, unknown_name_error
-from dlm_eval.plugins import run_file
-from dlm_eval.settings import from_mapping
+from dlm_eval.settings import attribute_docs, from_mapping
+from dlm_eval.user_files import reason, run_file
 
 if TYPE_CHECKING:
     from dlm_eval.models.denoiser import Denoiser
@@ -284,13 +283,6 @@ def _shown(default: Any) -> str:
     return "none" if default is None or default == "" else str(default)
 
 
-def attribute_docs(text: str) -> dict[str, str]:
-    """Returns the entries under "Attributes:" of a docstring by name."""
-    _, _, listed = text.partition("Attributes:\n")
-    entries = re.findall(r"^    (\w+): (.+(?:\n      .+)*)", listed, re.MULTILINE)
-    return {name: " ".join(said.split()) for name, said in entries}
-
-
 def loader_of(checkpoint: Checkpoint) -> Loader:
     """Returns the loader of a checkpoint's family, or of an object that was given."""
     if checkpoint.family in GIVEN:
@@ -320,9 +312,7 @@ def find_loader(source: str, ours: bool = False) -> Loader:
     except UserError:
         raise
     except Exception as error:  # the user's code may raise anything while it is imported
-        raise UserError(
-            f"model '{source}' cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        raise UserError(f"model '{source}' cannot be imported: {reason(error)}") from error
     found = next(
         (
             vars(module)[name]

@@ -34,6 +34,7 @@ from dlm_eval.models.denoiser import (
     offers,
 )
 from dlm_eval.models.kv_cache import KVCache, gather
+from dlm_eval.user_files import reason
 
 LENGTH = 8
 FLUENT = (
@@ -273,7 +274,7 @@ def _unlike(model: Denoiser, what: str, length: int, moved_by: Callable[[], floa
             ) from None
         if device_lost(error):
             raise RunError(f"the device is lost: {error}") from error
-        return f"the model failed: {type(error).__name__}: {error}"
+        return f"the model failed: {reason(error)}"
     allowed = LEAK[precision_of(model)]
     if moved <= allowed:
         return ""

@@ -22,6 +22,7 @@ from typing import Any
 from dlm_eval.errors import UserError
 from dlm_eval.output import SafeRecord
 from dlm_eval.redaction import learn, redact_message
+from dlm_eval.user_files import reason
 from dlm_eval.workers.messages import Events, Exited, Failed, WorkerConfig, receiver
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Actor:
 
                 serve(config, receiver(self._inbox), self._outbox.put)
             except BaseException as error:  # also a failed import or an exit
-                self._outbox.put(Failed(f"{type(error).__name__}: {error}"))
+                self._outbox.put(Failed(reason(error)))
             self._outbox.put(None)
 
         threading.Thread(target=run, daemon=True).start()

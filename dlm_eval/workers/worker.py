@@ -14,6 +14,7 @@ from dlm_eval.budget import make_engine
 from dlm_eval.errors import DlmEvalError, UserError
 from dlm_eval.jobs import Answer, Checkpoint, Job, drive_jobs
 from dlm_eval.models import load_model, probes
+from dlm_eval.user_files import reason
 from dlm_eval.workers.chunks import question
 from dlm_eval.workers.messages import (
     GIVE_BACK,
@@ -63,7 +64,7 @@ def serve(config: WorkerConfig, receive: Receive, send: Callable[[Any], None]) -
         send(Failed(str(error)))
     except Exception as error:  # the driver decides how to go on
         log.exception("worker %d ends", os.getpid())
-        send(Failed(f"{type(error).__name__}: {error}"))
+        send(Failed(reason(error)))
 
 
 def _serve_texts(config: WorkerConfig, receive: Receive, send: Callable[[Any], None]) -> None:

@@ -265,7 +265,7 @@ def _run_keys() -> list[str]:
     return [
         "## Settings of a run: `--config`\n",
         "The file of `--config` has the options of `dlm-eval run` without `--`; options of the command line come first.\n",
-        fields_table(RunSettings, docs=_run_help()),
+        fields_table(RunSettings),
     ]
 
 
@@ -294,23 +294,8 @@ def _keys(meanings: Mapping[str, str]) -> str:
     return table(("key", "meaning"), [[code(key), cell(said)] for key, said in meanings.items()])
 
 
-def _run_help() -> dict[str, str]:
-    """Returns the help of the options of `dlm-eval run` by name."""
-    from dlm_eval.cli import build_parser
-
-    [run] = [sub for name, sub, _ in _commands(build_parser()) if name == "run"]
-    return {
-        action.dest: run._get_formatter()._expand_help(action)
-        for action in run._actions
-        if action.help and action.help != argparse.SUPPRESS and action.option_strings
-    }
-
-
 def fields_table(
-    cls: type[Any],
-    without: Sequence[str] = (),
-    more: Mapping[str, str] | None = None,
-    docs: Mapping[str, str] | None = None,
+    cls: type[Any], without: Sequence[str] = (), more: Mapping[str, str] | None = None
 ) -> str:
     """Returns the table of a schema: the fields of a dataclass, with the docs of its attributes.
 
@@ -318,12 +303,10 @@ def fields_table(
         cls: the dataclass.
         without: fields that are left out.
         more: keys that are no fields, with their meaning.
-        docs: meanings of fields that the class does not describe.
     """
-    from dlm_eval.models.catalog import attribute_docs
-    from dlm_eval.settings import alternatives, describe, field_types
+    from dlm_eval.settings import alternatives, attribute_docs, describe, field_types
 
-    meanings = dict(docs or {})
+    meanings: dict[str, str] = {}
     for one in reversed(cls.__mro__):
         meanings |= attribute_docs(inspect.getdoc(one) or "")
     rows = []

@@ -7,7 +7,7 @@
 | warnings, progress bars and prints that tell a user nothing | lm-eval 0.4.13 | quiet.py |
 | work with one result is done for every task, document or run | lm-eval 0.4.13, datasets 5.2, torch 2.13 | repeated_work.py |
 | a task without a generation length gets 256 tokens | lm-eval 0.4.13 | default_length.py |
-| data is looked for in the working directory and on the hub only | lm-eval 0.4.13, datasets 5.2 | data_places.py |
+| data is looked for in the working directory and on the hub only; a Python file cannot import its neighbours | lm-eval 0.4.13, datasets 5.2 | data_places.py |
 | documents drawn at random differ at each access | lm-eval 0.4.13, datasets 5.2 | random_documents.py |
 | tasks import what newer libraries have removed | lm-eval 0.4.13 (transformers 5, setuptools 82, datasets 3) | removed_modules.py |
 | a template has no limits, and its error names no field | lm-eval 0.4.13, transformers 5.23 | endless_templates.py |
@@ -39,7 +39,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.harness.lm_eval_patches.command_line import Pairs, public_command_line, run_parser
-from dlm_eval.harness.lm_eval_patches.data_places import local_first, paths_beside_yaml
+from dlm_eval.harness.lm_eval_patches.data_places import (
+    local_first,
+    modules_beside_yaml,
+    paths_beside_yaml,
+)
 from dlm_eval.harness.lm_eval_patches.default_length import no_default_length
 from dlm_eval.harness.lm_eval_patches.endless_templates import (
     bounded_chat_template,
@@ -124,6 +128,7 @@ def loading(seeds: Seeds, data_dir: str | Path | None = None) -> Iterator[None]:
         bounded_templates(),
         first_sound_document(),
         paths_beside_yaml(),
+        modules_beside_yaml(),
         code_eval_in_sandbox(),
         missing_modules(data_dir),
     ):

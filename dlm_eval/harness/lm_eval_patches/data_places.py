@@ -1,7 +1,8 @@
-"""Trap: data is looked for in the working directory and on the hub alone."""
+"""Trap: data is looked for in the working directory and on the hub alone, Python files nowhere."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,38 @@ def paths_beside_yaml() -> Iterator[None]:
             whole(self, options, **kwargs)
 
     with replaced(ConfigurableTask, "download", download):
+        yield
+
+
+@contextmanager
+def modules_beside_yaml() -> Iterator[None]:
+    """Runs the Python files of tasks so that they may import the files beside them (user_files.py).
+
+    Upstream (lm-eval 0.4.13): `tasks._yaml_loader` runs a file that a YAML names, and `import` finds
+    no file beside it. A file is run again only if it was edited itself.
+    """
+    import lm_eval.tasks
+    from lm_eval.tasks import _yaml_loader
+
+    from dlm_eval.user_files import digest_of, run_file
+
+    whole, stock = _yaml_loader._load_module_with_cache, Path(lm_eval.tasks.__file__).parent
+
+    def load(path: Path) -> Any:
+        if stock in path.parents:
+            return whole(path)
+        name, digest = str(path.with_suffix("")), digest_of(path)
+        known = sys.modules.get(name)
+        if known is not None and vars(known).get("__source_digest__") == digest:
+            return known
+        changed = path.stat().st_mtime_ns
+        try:
+            return run_file(path, name, __mtime__=changed, __source_digest__=digest)
+        except BaseException:
+            sys.modules.pop(name, None)
+            raise
+
+    with replaced(_yaml_loader, "_load_module_with_cache", load):
         yield
 
 

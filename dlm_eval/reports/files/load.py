@@ -39,7 +39,11 @@ class Results:
 
 
 def load_results(paths: str | Path | Sequence[str | Path]) -> Results:
-    """Returns the runs, scores and samples of result files and baselines.
+    """Returns the runs, scores and samples of result files and baselines: of every run.
+
+    A folder gives all runs below it, also older ones of the same settings, as `dlm-eval view --all`
+    and `leaderboard --all` show them. (`compare` and `check` take the newest of a folder.) `source` and
+    `runs.date` tell them apart.
 
     Args:
         paths: result files, baselines, or folders to search for `results_*.json`. Files below a

@@ -117,11 +117,13 @@ def measured(outcome: Outcome) -> str:
 
 
 def _note(outcome: Outcome) -> str:
-    """Returns why there is no figure, or how far the protocol is from the source's."""
+    """Returns how far the protocol is from the source's, and why there is no figure or difference."""
     if outcome.reason:
         return "skipped" if outcome.skipped else "failed"
     notes = [f"{outcome.entry.protocol} protocol"] if outcome.entry.protocol else []
     notes = ["overridden"] if outcome.replaced else notes
+    if outcome.incomparable and outcome.incomparable not in notes:
+        notes.append(outcome.incomparable)
     if outcome.count is not None and outcome.total is not None and outcome.count < outcome.total:
         notes.append(f"{outcome.count} of {outcome.total} documents")
     if outcome.approximation:

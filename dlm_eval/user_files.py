@@ -1,0 +1,249 @@
+"""Python files of the user: models, strategies, estimators, and the functions of tasks.
+
+All of them are run here, so that each may import the files beside it, as a script may, and an error
+in one of them names the file and the line.
+
+A file beside has the name of a top-level module, which is known to the whole process. So an installed
+package of the same name comes first. Of two files of one name in different folders each importer gets
+its own, since the name is given to the last one only while the importer is run; if a function imports
+one of them, which may be later, it is an error. An edited file is run again, with all that import it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dlm_eval.errors import UserError
+from dlm_eval.output import one_line
+
+LONGEST = 600  # characters of an exception's text in a reason
+INSTALLED = ("site-packages", "dist-packages")
+STANDARD = tuple({Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")})
+OURS = Path(__file__).parent
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+
+def reason(error: BaseException) -> str:
+    """Returns the type and text of an exception on one line, without secrets and not too long, and
+    where in a file of the user it was raised.
+    """
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # a user's own exception may have a broken __str__
+        text = ""
+    # Redacted before it is cut, since redaction does not recognise half of a secret.
+    said = one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    said = said if len(said) <= LONGEST else f"{said[:LONGEST]} …"
+    return said + place_of(error)
+
+
+def place_of(error: BaseException) -> str:
+    """Returns " (in FILE, line N)": where in a file of the user an exception was raised, or what that
+    file called. "" if none of the user's files was involved.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if is_users(file):
+            return one_line(f" (in {file.name}, line {frame.lineno})")
+    return ""
+
+
+def is_users(file: Path) -> bool:
+    """Returns whether a file is the user's, not of Python, an installed package or this one."""
+    return OURS not in file.parents and not _is_installed(file) and file.is_file()
+
+
+def _is_installed(file: Path) -> bool:
+    """Returns whether a file belongs to Python or to an installed package."""
+    return any(part in INSTALLED for part in file.parts) or any(
+        folder in file.parents for folder in STANDARD
+    )
+
+
+# -- running ---------------------------------------------------------------------------------------
+
+
+def run_file(place: Path, name: str, **values: Any) -> ModuleType:
+    """Runs a Python file as the module `name`, with `values` in it from the start; returns it.
+
+    Raises:
+        UserError: it imports a file beside it whose name another file has (`find_beside`).
+    """
+    find_beside(place)
+    spec = importlib.util.spec_from_file_location(name, place)
+    assert spec is not None and spec.loader is not None  # a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__.update(values)
+    sys.modules[name] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def digest_of(place: Path) -> str:
+    """Returns the sha256 of a file and, if there are any, of the files beside it that it imports."""
+    own = place.read_bytes()
+    files = [file for one in beside(place).values() for file in one.files]
+    parts = [
+        str(file.relative_to(place.parent)).encode() + b"\0" + file.read_bytes() for file in files
+    ]
+    return hashlib.sha256(b"\0\0".join([own, *parts])).hexdigest()
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A module in the folder of a file that imports it.
+
+    Attributes:
+        files: its files, the one that is run first.
+        late: whether it is imported inside a function, so that the name has to stay its own.
+    """
+
+    files: tuple[Path, ...]
+    late: bool
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which `import` finds it."""
+        return (
+            self.files[0].parent.parent
+            if self.files[0].name == "__init__.py"
+            else self.files[0].parent
+        )
+
+    @property
+    def state(self) -> str:
+        """The sha256 of its files."""
+        return hashlib.sha256(b"\0".join(file.read_bytes() for file in self.files)).hexdigest()
+
+
+def find_beside(place: Path) -> None:
+    """Makes the files beside `place` that it imports known to Python's `import`. What was imported by
+    their names from another folder, or before they were edited, is forgotten: `import` runs them again.
+
+    Raises:
+        UserError: one of them has the name of another file that Python would import in its place, now or
+            when a function imports it.
+    """
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+    for name, one in beside(place).items():
+        late, state = one.late, one.state
+        if name in _FINDER.known:
+            folder, before, late_before = _FINDER.known[name]
+            if folder != one.folder and (late or late_before):
+                raise _clash(place, name, one, folder, ", and a function imports it")
+            late = late or late_before
+            if (folder, before) != (one.folder, state):
+                _FINDER.forget(name)
+        origin = _origin(name)
+        if origin is not None and origin.resolve() != one.files[0].resolve():
+            raise _clash(place, name, one, origin)
+        _FINDER.known[name] = one.folder, state, late
+
+
+def _clash(place: Path, name: str, one: Beside, other: Path, more: str = "") -> UserError:
+    return UserError(
+        f"'{place.name}' imports '{name}', which is '{one.files[0]}', but there is another in "
+        f"'{other}'{more}; rename one of them"
+    )
+
+
+def beside(place: Path) -> dict[str, Beside]:
+    """Returns the modules in the folder of `place` that it imports, directly or through each other, by
+    name. A package has all its files. Names of Python and of installed packages are left out.
+    """
+    found: dict[str, Beside] = {}
+    waiting = [place]
+    while waiting:
+        for name, late in _imported(waiting.pop()):
+            known = found.get(name)
+            files = known.files if known else tuple(_files(place.parent, name))
+            if files[:1] in ((), (place,)) or (known is None and _is_package(name)):
+                continue
+            found[name] = Beside(files, late or (known is not None and known.late))
+            waiting += [] if known else files
+    return dict(sorted(found.items()))
+
+
+def _imported(file: Path) -> list[tuple[str, bool]]:
+    """Returns the top-level modules that a file imports, and whether a function does it."""
+    try:
+        return list(_imports(ast.parse(file.read_bytes()), False))
+    except (SyntaxError, ValueError, RecursionError):
+        return []  # Python says so when the file is run
+
+
+def _imports(node: ast.AST, late: bool) -> Iterator[tuple[str, bool]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name.partition(".")[0], late) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module and not child.level:
+            yield child.module.partition(".")[0], late
+        elif not isinstance(child, ast.expr):
+            within = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
+            yield from _imports(child, late or within)
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """Returns the files of the module or package `name` in a folder, the one that is run first."""
+    module, package = folder / f"{name}.py", folder / name / "__init__.py"
+    if package.is_file():
+        return [package, *sorted(set(package.parent.rglob("*.py")) - {package})]
+    return [module] if module.is_file() else []
+
+
+def _is_package(name: str) -> bool:
+    """Returns whether Python or an installed package has the name."""
+    if name in sys.stdlib_module_names:
+        return True
+    origin = _origin(name)
+    return origin is not None and _is_installed(origin)
+
+
+def _origin(name: str) -> Path | None:
+    """Returns the file that `import name` would give, if there is one."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):  # a module that was made by hand has no spec
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+class _Finder:
+    """Finds the modules that are files beside a file of the user.
+
+    Attributes:
+        known: name -> its folder, the sha256 of its files when they were last looked at, and whether a
+            function imports it.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[str, tuple[Path, str, bool]] = {}
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Returns where a module is (Python's protocol of finders)."""
+        if name not in self.known:
+            return None
+        return PathFinder.find_spec(name, [str(self.known[name][0])])
+
+    def forget(self, name: str) -> None:
+        """Lets the next `import` of a module find and run it anew."""
+        del self.known[name]
+        for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+            del sys.modules[module]
+
+
+_FINDER = _Finder()

@@ -1,0 +1,367 @@
+"""Python files of the user: errors name file and line and are shown once, files beside are found, and
+`validate` fails if nothing can be scored."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plugin_files import left_as_it_was
+
+from dlm_eval import UserError, evaluate, user_files
+from dlm_eval.cli import main
+from dlm_eval.decoding import STRATEGIES
+from dlm_eval.harness.sample_errors import MOST_SHOWN, Repeated
+from dlm_eval.harness.tasks import load_tasks
+from dlm_eval.likelihood.estimator import ESTIMATORS
+from dlm_eval.plugins import load_class, source_digest
+from dlm_eval.user_files import beside, digest_of, run_file
+
+TASK = """task: {task}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {task}.jsonl}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: story
+doc_to_target: "{{{{' ' + meal}}}}"
+generation_kwargs: {{until: ["."], max_gen_toks: 4, steps: 2}}
+process_results: !function {module}.score
+metric_list:
+  - {{metric: right, aggregation: mean, higher_is_better: true}}
+metadata: {{version: 1.0}}
+"""
+SCORE = "def score(doc, results):\n    return {'right': float(doc['meal'] in results[0])}\n"
+STRATEGY = """from dataclasses import dataclass
+from dlm_eval.decoding import Unmasking, highest
+import helper_of_strategy
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Unmasking, name="mine_beside"):
+    \"\"\"the most confident positions\"\"\"
+    reads, takes_schedule = "probability", False
+
+    def commit(self, view):
+        return highest(view.score, helper_of_strategy.COUNT)
+"""
+
+
+@pytest.fixture(autouse=True)
+def modules_as_before() -> Iterator[None]:
+    before, known = dict(sys.modules), dict(user_files._FINDER.known)
+    with left_as_it_was(STRATEGIES), left_as_it_was(ESTIMATORS):
+        yield
+    for name in sys.modules.keys() - before.keys():
+        if "helper" in name:
+            del sys.modules[name]
+    user_files._FINDER.known.clear()
+    user_files._FINDER.known.update(known)
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def write_task(folder: Path, code: str, task: str = "meals", documents: int = 3) -> Path:
+    docs = [{"story": f"{n} Anna ate the", "meal": "rice"} for n in range(documents)]
+    lines = "\n".join(map(json.dumps, docs))
+    yaml = TASK.format(task=task, module=f"scoring_{task}")
+    return write(folder, {f"{task}.jsonl": lines, f"{task}.yaml": yaml, f"scoring_{task}.py": code})
+
+
+# -- file and line ---------------------------------------------------------------------------------
+
+FAILING = {
+    "own line": ("import json\n\ndef f(x):\n    return x['a']\n", {"b": 1}, 4),
+    "a library that it called": ("import json\n\ndef f(x):\n    return json.loads(x)\n", "{", 4),
+    "ours that it called": (
+        "from dlm_eval.settings import parse_pairs\ndef f(x):\n    return parse_pairs(x, 'x')\n",
+        "=",
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_an_error_names_the_line_of_the_users_file(name: str, tmp_path: Path) -> None:
+    code, value, line = FAILING[name]
+    write(tmp_path, {"mine.py": code})
+    module = run_file(tmp_path / "mine.py", "mine_of_a_test")
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        module.f(value)
+    assert user_files.place_of(caught.value).endswith(f" (in mine.py, line {line})")
+
+
+def test_an_error_without_a_file_of_the_user_names_none() -> None:
+    code = compile("int('a')", "<cell>", "exec")
+    with pytest.raises(ValueError, match="invalid literal") as caught:
+        exec(code)
+    error = caught.value.with_traceback(caught.value.__traceback__.tb_next)  # type: ignore[union-attr]
+    assert user_files.reason(error) == "ValueError: invalid literal for int() with base 10: 'a'"
+
+
+def model_file(line: str) -> str:
+    return (
+        "from dataclasses import dataclass\n@dataclass\nclass Settings:\n    a: int = 1\n"
+        f"def load(settings: Settings):\n    {line}\n"
+    )
+
+
+def test_every_kind_of_file_names_file_and_line(tmp_path: Path) -> None:
+    write_task(tmp_path, "import nowhere_helper\n" + SCORE)
+    write(tmp_path, {"m.py": model_file("return settings.b"), "s.py": "1 / 0\n", "e.py": "\n1 / 0"})
+    run = {"tasks": ["demo_choice"], "limit": 1}
+    for settings, wanted in (
+        ({"model": str(tmp_path / "m.py"), **run}, "(in m.py, line 6)"),
+        ({"model": "tiny", "estimator": f"{tmp_path / 'e.py'}:E", **run}, "(in e.py, line 2)"),
+        (
+            {"model": "tiny", "decode": {"strategy": f"{tmp_path / 's.py'}:S"}, **run},
+            "s.py, line 1",
+        ),
+        (
+            {"model": "tiny", "tasks": ["meals"], "include_path": str(tmp_path)},
+            "(in scoring_meals.py, line 1)",
+        ),
+    ):
+        with pytest.raises(UserError) as caught:
+            evaluate(**settings)  # type: ignore[arg-type]
+        assert wanted in str(caught.value)
+
+
+def test_a_scorers_warning_is_shown_once_with_a_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_task(tmp_path, SCORE.replace("'meal'", "'meel'"), documents=5)
+    results = evaluate("tiny", ["meals"], include_path=str(tmp_path))
+    why = "scoring failed: KeyError: 'meel' (in scoring_meals.py, line 2)"
+    assert [row["error"] for row in results["samples"]["meals"]] == [why] * 5
+    assert [record.getMessage() for record in caplog.records if "meel" in record.getMessage()] == [
+        f"meals: {why}",
+        f"meals: {why}: 5 documents in all",
+    ]
+
+
+def test_warnings_of_many_kinds_are_few(caplog: pytest.LogCaptureFixture) -> None:
+    warnings = Repeated()
+    for number in range(10):
+        for _ in range(2):  # the same document under two filters
+            warnings.say("t", f"reason {number if number else 'one'}", {"id": number})
+    warnings.say("t", "reason one", {"id": "x"})
+    assert len(caplog.records) == MOST_SHOWN
+    warnings.tell()
+    warnings.tell()
+    assert [record.getMessage() for record in caplog.records[MOST_SHOWN:]] == [
+        "t: reason one: 2 documents in all",
+        "t: 7 more documents have errors of other kinds; samples files have all",
+    ]
+
+
+def test_a_strategys_traceback_is_shown_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_task(tmp_path, SCORE, documents=4)
+    broken = STRATEGY.replace("COUNT", "COUNT + view.nothing")
+    write(tmp_path, {"s.py": broken, "helper_of_strategy.py": "COUNT = 1\n"})
+    chosen = f"{tmp_path / 's.py'}:Mine"
+    results = evaluate(
+        "tiny", ["meals"], include_path=str(tmp_path), decode={"strategy": chosen}, verbosity="INFO"
+    )
+    errors = [row["error"] for row in results["samples"]["meals"]]
+    assert len(errors) == 4
+    assert all(error.endswith("(in s.py, line 11)") for error in errors)
+    shown = [r for r in caplog.records if r.exc_info and r.levelno >= logging.WARNING]
+    assert len(shown) == 1
+
+
+# -- files beside ----------------------------------------------------------------------------------
+
+
+def test_files_beside_are_found_through_each_other(tmp_path: Path) -> None:
+    files = {
+        "main.py": "import helper_a, json, torch\nfrom . import x\ndef f():\n    import helper_p.part\n",
+        "helper_a.py": "from helper_b import B\nimport main\n",
+        "helper_b.py": "B = 1\n",
+        "helper_p/__init__.py": "",
+        "helper_p/part.py": "from helper_c import C\n",
+        "helper_c.py": "C = 3\n",
+        "json.py": "1 / 0\n",
+        "torch.py": "1 / 0\n",
+        "helper_unused.py": "",
+    }
+    write(tmp_path, files)
+    found = {
+        name: [file.relative_to(tmp_path).as_posix() for file in one.files]
+        for name, one in beside(tmp_path / "main.py").items()
+    }
+    late = {name for name, one in beside(tmp_path / "main.py").items() if one.late}
+    assert late == {"helper_p"}
+    assert found == {
+        "helper_a": ["helper_a.py"],
+        "helper_b": ["helper_b.py"],
+        "helper_c": ["helper_c.py"],
+        "helper_p": ["helper_p/__init__.py", "helper_p/part.py"],
+    }
+
+
+def test_a_strategy_and_an_estimator_import_a_file_beside_them(tmp_path: Path) -> None:
+    write(tmp_path, {"s.py": STRATEGY, "helper_of_strategy.py": "COUNT = 1\n"})
+    place = str(tmp_path / "s.py")
+    first = load_class(place, "Mine", "strategy")
+    before, digest = first, source_digest(first)
+    assert load_class(place, "Mine", "strategy") is before
+    assert sys.modules["helper_of_strategy"].COUNT == 1
+    write(tmp_path, {"helper_of_strategy.py": "COUNT = 22\n"})  # the file itself is unchanged
+    second = load_class(place, "Mine", "strategy")
+    assert source_digest(second) != digest
+    assert sys.modules[second.__module__].helper_of_strategy.COUNT == 22
+
+
+def test_a_file_that_imports_nothing_beside_it_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
+    import hashlib
+
+    write(tmp_path, {"a.py": "import json\n", "json.py": ""})
+    assert digest_of(tmp_path / "a.py") == hashlib.sha256(b"import json\n").hexdigest()
+
+
+def test_a_model_imports_a_file_beside_it(tmp_path: Path) -> None:
+    code = "from helper_of_model import vocabulary\n" + model_file(
+        "raise ValueError(f'vocabulary {vocabulary()}')"
+    )
+    write(tmp_path, {"m.py": code, "helper_of_model.py": "def vocabulary():\n    return 7\n"})
+    with pytest.raises(UserError, match=r"vocabulary 7 \(in m.py, line 7\)"):
+        evaluate(str(tmp_path / "m.py"), ["demo_choice"], limit=1)
+
+
+def test_a_tasks_functions_import_a_file_beside_them_and_see_edits(tmp_path: Path) -> None:
+    code = "from helper_of_task import NAME\ndef score(doc, results):\n    return {'right': NAME}\n"
+    write_task(tmp_path, code)
+    for value in (1.0, 0.5):
+        write(tmp_path, {"helper_of_task.py": f"NAME = {value}\n"})
+        task = load_tasks(["meals"], include_path=tmp_path)["tasks"]["meals"]
+        assert task.process_results({}, [""]) == {"right": value}
+
+
+def test_two_files_of_one_name_are_each_importers_own(tmp_path: Path) -> None:
+    code = "from helper_shared import VALUE\nimport helper_shared\ndef score(doc, results):\n    return {'right': VALUE, 'module': helper_shared.VALUE}\n"
+    for value, folder in enumerate(("one", "two")):
+        write_task(tmp_path / folder, code, task=folder)
+        write(tmp_path / folder, {"helper_shared.py": f"VALUE = {value}\n"})
+    for _ in range(2):
+        tasks = load_tasks(["one", "two"], include_path=tmp_path)["tasks"]
+        found = [tasks[name].process_results({}, [""]) for name in ("one", "two")]
+        assert found == [{"right": value, "module": value} for value in (0, 1)]
+
+
+@pytest.mark.parametrize("late", ["one", "two"])
+def test_two_files_of_one_name_that_a_function_imports_are_an_error(
+    late: str, tmp_path: Path
+) -> None:
+    inside = "def score(doc, results):\n    import helper_late\n    return {'right': 1.0}\n"
+    for folder in ("one", "two"):
+        code = inside if folder == late else "import helper_late\n" + SCORE
+        write_task(tmp_path / folder, code, task=folder)
+        write(tmp_path / folder, {"helper_late.py": ""})
+    load_tasks(["one"], include_path=tmp_path / "one")
+    with pytest.raises(UserError) as caught:
+        load_tasks(["two"], include_path=tmp_path / "two")
+    message = str(caught.value)
+    assert message.startswith("task 'two': 'scoring_two.py' imports 'helper_late', which is '")
+    assert message.endswith("/one', and a function imports it; rename one of them")
+
+
+def test_a_file_on_pythons_path_with_the_name_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "path", {"helper_on_path.py": "X = 1\n"})
+    write(tmp_path / "own", {"helper_on_path.py": "X = 2\n", "mine.py": "import helper_on_path\n"})
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    with pytest.raises(
+        UserError, match="but there is another in .*path/helper_on_path.py'; rename"
+    ):
+        run_file(tmp_path / "own" / "mine.py", "mine_on_path")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "own"), *sys.path[1:]])
+    importlib.invalidate_caches()
+    assert run_file(tmp_path / "own" / "mine.py", "mine_on_path").helper_on_path.X == 2
+
+
+# -- validate --------------------------------------------------------------------------------------
+
+
+def validate(folder: Path, capsys: pytest.CaptureFixture[str], task: str = "meals") -> Any:
+    code = main(["validate", task, "--include_path", str(folder)])
+    said = capsys.readouterr()
+    return code, said.err.strip().splitlines(), said.out
+
+
+def test_validate_fails_if_a_metric_fails_on_all_documents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_task(tmp_path, SCORE.replace("'meal'", "'meel'"), documents=50)
+    code, lines, out = validate(tmp_path, capsys)
+    assert code == 2
+    assert lines == [
+        "dlm-eval: error: task 'meals': none of 20 documents that were tried can be scored: scoring "
+        "failed: KeyError: 'meel' (in scoring_meals.py, line 2)"
+    ]
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        SCORE,
+        # right for documents of one kind, or for answers of one kind
+        "def score(doc, results):\n    assert doc['story'] > '2'\n    return {'right': 1.0}\n",
+        "def score(doc, results):\n    return {'right': 1.0 / (results[0] == '')}\n",
+        "def score(doc, results):\n    return {'right': 1.0 / (results[0] == ' rice')}\n",
+    ],
+)
+def test_validate_passes_if_some_answer_can_be_scored(
+    code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_task(tmp_path, code)
+    assert validate(tmp_path, capsys)[:2] == (0, [])
+
+
+def test_validate_fails_if_all_targets_or_all_prompts_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_task(tmp_path, SCORE)
+    yaml = (tmp_path / "meals.yaml").read_text(encoding="utf-8")
+    builtin = yaml.replace("process_results: !function scoring_meals.score\n", "").replace(
+        "metric: right", "metric: exact_match"
+    )
+    write(tmp_path, {"meals.yaml": builtin.replace("\"{{' ' + meal}}\"", "nothing_there")})
+    docs = "\n".join(json.dumps({"story": "x", "nothing_there": []}) for _ in range(3))
+    write(tmp_path, {"meals.jsonl": docs})
+    code, lines, _ = validate(tmp_path, capsys)
+    assert code == 2
+    assert len(lines) == 1
+    assert "none of its 3 documents can be scored" in lines[0]
+
+
+def test_validate_of_choices_tries_a_metric_of_the_user(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_task(tmp_path, "def score(doc, results):\n    return {'right': results[9][0]}\n")
+    yaml = (tmp_path / "meals.yaml").read_text(encoding="utf-8")
+    changes = {
+        "generate_until": "multiple_choice",
+        "doc_to_target: \"{{' ' + meal}}\"": "doc_to_choice: [a, b]\ndoc_to_target: 1",
+        'generation_kwargs: {until: ["."], max_gen_toks: 4, steps: 2}\n': "",
+    }
+    for old, new in changes.items():
+        assert old in yaml
+        yaml = yaml.replace(old, new)
+    write(tmp_path, {"meals.yaml": yaml})
+    code, lines, _ = validate(tmp_path, capsys)
+    assert code == 2
+    assert "IndexError" in lines[-1]
