@@ -135,7 +135,7 @@ def overview(suite: Suite, known: Measured) -> str:
     done = sum(bool(measured_figure(*one, known)) for one in figures)
     return row(
         f"[`{suite.suite}`](suite/{suite.suite}.md)",
-        suite.about,
+        _sentence(suite.about).rstrip("."),
         f"`{model}`",
         gigabytes(largest or None),
         str(len(figures) or ""),

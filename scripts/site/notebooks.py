@@ -90,6 +90,7 @@ def as_page(file: Path, text: str) -> NotebookPage:
     """Returns the page of a notebook that was run."""
     import nbformat
     from nbconvert import MarkdownExporter
+    from traitlets.config import Config
 
     notebook = nbformat.reads(text, as_version=4)
     html: dict[str, str] = {}
@@ -102,7 +103,8 @@ def as_page(file: Path, text: str) -> NotebookPage:
                     html[mark] = _table(output["data"]["text/html"])
                     output["data"] = {"text/html": mark}
     given = {"unique_key": file.stem, "output_files_dir": "."}
-    body, resources = MarkdownExporter().from_notebook_node(notebook, resources=given)
+    exporter = MarkdownExporter(config=Config({"CoalesceStreamsPreprocessor": {"enabled": True}}))
+    body, resources = exporter.from_notebook_node(notebook, resources=given)
     files = {Path(name).name: data for name, data in resources.get("outputs", {}).items()}
     body = re.sub(r"!\[png\]\((?:\./)?([^)]+)\)", r"![Plot that the cell draws](\1)", body)
     title, _, rest = body.lstrip().partition("\n")
