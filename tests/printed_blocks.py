@@ -38,7 +38,7 @@ REASONS = {
     "elsewhere": "another test runs it",
 }
 PROGRAMS = ("dlm-eval", "python", "pip", "pytest", "ruff", "git", "ray", "srun", "sbatch", "export", "cd", "mkdir", "#!/bin/bash")  # fmt: skip
-COMMENT = re.compile(r"<!--\s*(not run|output|file|text)\s*:?\s*(.*?)\s*-->")
+COMMENT = re.compile(r"<!--\s*(not run|output|file|text)\b\s*:?\s*(.*?)\s*-->")
 FENCE = re.compile(r"^(\s*)(`{3,}|~{3,})\s*(\w*)")
 ASSIGNMENT = re.compile(r"[A-Z][A-Z_]*=\S*")
 

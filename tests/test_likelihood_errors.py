@@ -188,7 +188,7 @@ def test_02_errors_of_few_draws_add_up(toy: Toy) -> None:
 
 
 def test_02_cubature_knows_its_error() -> None:
-    """300 draws a cell; a coverage of 93 % falls below 87.5 % with probability 1e-4. Small budgets overstate (docs/reference/likelihood.md has the figures)."""
+    """300 draws a cell; a coverage of 93 % falls below 87.5 % with probability 1e-4. Small budgets overstate (docs/design/likelihood-checks.md has the figures)."""
     for n, samples, most in ((6, 16, 2.0), (8, 32, 1.8), (12, 32, 1.8), (12, 8, 3.5)):
         models = [Contexts.draw(kind, n, SEED) for kind in KINDS]
         for kind, draws in zip(

@@ -179,8 +179,8 @@ def test_gemma_caps_its_logits(tmp_path):
 
 
 def example(tmp_path) -> Path:
-    """The adapter that docs/guides/adding-a-model.md shows, as a file."""
-    page = (ROOT / "docs" / "guides" / "adding-a-model.md").read_text()
+    """The adapter that docs/guides/model-file.md shows, as a file."""
+    page = (ROOT / "docs" / "guides" / "model-file.md").read_text()
     code = re.search(r"```python\n(# my_model\.py.*?)```", page, re.DOTALL)
     assert code is not None
     file = tmp_path / "my_model.py"
@@ -204,7 +204,7 @@ def test_the_documented_example_runs_and_scores(tmp_path):
 def test_what_the_page_says_to_type_scores_the_example(tmp_path, monkeypatch, capsys):
     example(tmp_path)
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "guides" / "adding-a-model.md").read_text()
+    page = (ROOT / "docs" / "guides" / "model-file.md").read_text()
     command = re.search(r"^dlm-eval (--model my_model\.py .*)$", page, re.MULTILINE)
     assert command is not None
     assert main([*command[1].split(), "--limit", "1", "--output_path", "out"]) == 0

@@ -103,10 +103,10 @@ def test_all_tests_run_when_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -
 
 # -- families --------------------------------------------------------------------------------------
 
-PAGE = (
-    Path(__file__).resolve().parent.parent / "docs" / "guides" / "adding-a-model.md"
-).read_text()
-THIRTEENTH = "# sprout.py" + PAGE.partition("# sprout.py")[2].partition("```")[0]
+GUIDES = Path(__file__).resolve().parent.parent / "docs" / "guides"
+PAGE = (GUIDES / "adding-a-model.md").read_text()
+FAMILY_PAGE = (GUIDES / "adding-a-family.md").read_text()
+THIRTEENTH = "# sprout.py" + FAMILY_PAGE.partition("# sprout.py")[2].partition("```")[0]
 WRAPPED = (
     "import torch" + PAGE.partition("is a model:\n\n```python\nimport torch")[2].partition("```")[0]
 )

@@ -142,6 +142,11 @@ def test_a_page_is_read_in_its_order(tmp_path: Path) -> None:
     assert [command.shown for command in commands(shown)] == ["family ..."]
 
 
+def test_the_files_of_another_page_do_not_make_a_file_of_the_next_block(tmp_path: Path) -> None:
+    [block] = read(tmp_path, "<!-- files of: other.md -->\n\n    dlm-eval ls models\n")
+    assert (block.kind, block.name) == ("commands", "")
+
+
 def test_a_reason_must_be_one_of_the_listed_ones(tmp_path: Path) -> None:
     with pytest.raises(PageError, match="'too hard' must begin with hub, gpu"):
         read(tmp_path, "<!-- not run: too hard -->\n\n    dlm-eval ls models\n")

@@ -113,6 +113,29 @@ def test_pages_fetch_nothing_from_elsewhere(site: Path, pages: dict[str, Html]) 
         )
 
 
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        ("evaluate", "<td>demo_choice</td>"),
+        ("compare", "<td>decode.steps</td>"),
+        ("score_and_fill", "<iframe sandbox="),
+    ],
+)
+def test_a_notebook_is_a_page_with_the_outputs_of_its_cells(
+    site: Path, pages: dict[str, Html], name: str, shown: str
+) -> None:
+    page = site / "guides" / "notebooks" / f"{name}.html"
+    text = page.read_text(encoding="utf-8")
+    assert shown in text
+    plots = [one for one in pages[f"guides/notebooks/{name}.html"].fetched if one.endswith(".png")]
+    drawn = [one for one in plots if one.startswith(name)]
+    assert drawn and all((page.parent / one).stat().st_size > 1000 for one in drawn)
+    assert "<!-- output" not in text and "100%|" not in text  # every output is there, no bars
+    assert f"{name}.ipynb" in pages[f"guides/notebooks/{name}.html"].links
+    assert page.with_suffix(".ipynb").exists()
+    assert f"notebooks/{name}.html" in pages["guides/notebooks.html"].links
+
+
 def test_search_finds_pages_from_disk(site: Path, tmp_path: Path) -> None:
     browser = find_browser()
     if browser is None:

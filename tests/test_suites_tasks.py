@@ -312,10 +312,3 @@ def test_it_runs_and_fits_2048_positions(
     for results in found["runs"]:
         for name, cost in results["dlm_eval"]["cost"].items():
             assert name == "total" or (cost["errors"] == 0 and cost["truncated"] == 0), name
-
-
-def test_the_table_of_the_docs_is_todays() -> None:
-    from coverage_table import PAGE, page
-
-    text = PAGE.read_text(encoding="utf-8")
-    assert page(text) == text, "run python scripts/coverage_table.py"

@@ -49,7 +49,7 @@ def gaussian_program(
     if absent := missing_members(model, EmbeddingDenoiser):
         raise UserError(
             f"{model.name} is of process 'gaussian' but lacks {', '.join(absent)} (see "
-            "models/denoiser.py)"
+            "models/denoiser/inputs.py)"
         )
     numbers = range(request.settings.samples)
     samples = [

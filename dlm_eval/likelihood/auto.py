@@ -41,7 +41,7 @@ class Auto(EarlyStopping, name="auto"):
     """Exact if 2^n-1 forwards fit, else cubature: the lowest known error at every n and budget.
 
     Models of uniform noise get `uniform`, Eso-LM `esolm`. Autoregressive ones (exact, one forward)
-    and those that predict the next tokens (SDLM) get `left_to_right`. docs/reference/likelihood.md
+    and those that predict the next tokens (SDLM) get `left_to_right`. docs/design/likelihood-measurements.md
     has the measurements.
     """
 

@@ -45,7 +45,7 @@ def draws_error(values: Floats, stratum: Ints) -> Error:
     * 0 if a value is infinite, since the mean is then infinite whatever the other values are.
 
     The degrees of freedom are half of Satterthwaite's, because the draws have longer tails than
-    normal ones (docs/reference/likelihood.md). The squared variances in them are unbiased for normal draws.
+    normal ones (docs/reference/likelihood-errors.md). The squared variances in them are unbiased for normal draws.
     """
     if len(stratum) == 0 or not np.isfinite(values).all():
         return EXACT

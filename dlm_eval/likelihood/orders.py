@@ -141,7 +141,7 @@ def steps_deviation(steps: Floats, orders: Ints) -> float:
 
 
 def bracket(chains: Floats, group: Ints, draws: int, certain: float) -> tuple[float, float]:
-    """Returns the 95 % interval of log p, nats (simulated in docs/reference/likelihood.md).
+    """Returns the 95 % interval of log p, nats (simulated in docs/design/likelihood-coverage.md).
 
     The low end holds for any model: by Markov's inequality, an unbiased estimate of p exceeds 40 p
     with a probability of at most 1/40. With `KNOWN` draws or more, it is the low end of Student's

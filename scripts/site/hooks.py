@@ -2,7 +2,7 @@
 
 A page is read in the repository and on the site, so a link in it is relative to its file in the
 repository. On the site, a link to a page of docs/ stays; a link to a file that has a page of its own
-(`SHOWN`) leads to that page; a link to any other file of the repository leads to DLM_EVAL_REPO_URL if
+(`SHOWN`, notebooks) leads to that page; a link to any other file of the repository leads to DLM_EVAL_REPO_URL if
 that is set, else the file's path stands there as code. A link to a file that does not exist is a
 warning, as mkdocs warns of pages.
 """
@@ -20,6 +20,8 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebooks import PAGES as NOTEBOOKS
+from notebooks import notebook_pages
 from reference import pages as reference_pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +31,9 @@ SHOWN = {
     "CONTRIBUTING.md": "design/contributing.md",
     "leaderboards/README.md": "reproduce/published.md",
 }
-FILE_OF = {page: file for file, page in SHOWN.items()}
+PAGE_OF = {**SHOWN, **NOTEBOOKS}
+FILE_OF = {page: file for file, page in PAGE_OF.items()}
+OUTPUTS: dict[str, dict[str, str]] = {}  # page of a notebook -> its outputs that are HTML
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^( *)(```+|~~~+).*?^\1\2[ \t]*$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
@@ -62,6 +66,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made = {page: (ROOT / file).read_text(encoding="utf-8") for file, page in SHOWN.items()}
     for page, text in {**made, **reference_pages()}.items():
         files.append(File.generated(config, page, content=text))
+    for page, notebook in notebook_pages():
+        files.append(File.generated(config, page, content=notebook.markdown))
+        for name, data in notebook.files.items():
+            beside = posixpath.join(posixpath.dirname(page), name)
+            files.append(File.generated(config, beside, content=data))
+        OUTPUTS[page] = notebook.html
     pages = sorted(file.src_uri for file in files.documentation_pages())
     if config.nav is not None:
         config.nav = _expanded(config.nav, pages, _named(config.nav))
@@ -79,6 +89,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return _outside_code(markdown, lambda text: LINK.sub(link, text))
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Puts the outputs of a notebook that are HTML where Markdown has left their comments."""
+    for mark, output in OUTPUTS.get(page.file.src_uri, {}).items():
+        html = html.replace(mark, f'<div class="notebook-output">{output}</div>')
+    return html
+
+
 def on_post_build(config: MkDocsConfig) -> None:
     """Writes the file for search from disk."""
     site = Path(config.site_dir)
@@ -93,7 +110,7 @@ def _link(match: re.Match[str], here: str, source: str, repo_url: str | None) ->
     if not path or re.match(r"[a-z]+:", target) or path.startswith("/"):
         return match[0]
     file = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-    page = SHOWN.get(file, file.removeprefix("docs/") if file.startswith("docs/") else None)
+    page = PAGE_OF.get(file, file.removeprefix("docs/") if file.startswith("docs/") else None)
     if page is not None:
         to = posixpath.relpath(page, posixpath.dirname(here) or ".")
         return f"{mark}[{text}]({to}{hash_}{anchor})"

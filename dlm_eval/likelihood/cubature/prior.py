@@ -26,7 +26,7 @@ import numpy as np
 from dlm_eval.likelihood.patterns import Bools, Floats
 
 LEVEL, SLOPE, SHARED, DECAY, GAIN, NUGGET = 3.0, 0.3, 0.3, 6.0, 2.0, 0.1
-# Found by a scan on enumerated canvases of a trained model. docs/reference/likelihood.md shows that they
+# Found by a scan on enumerated canvases of a trained model. docs/design/likelihood-notes.md shows that they
 # matter little.
 
 

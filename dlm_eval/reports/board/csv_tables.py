@@ -1,4 +1,4 @@
-"""A board as wide and as long CSV; docs/reference/results.md defines the columns."""
+"""A board as wide and as long CSV; docs/reference/leaderboard-tables.md defines the columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONG_EXTRA = ("board_row", "board_column", "board_kind", "marks")
 
 
 def as_wide_csv(board: Board) -> str:
-    """Returns the wide table: the columns of every wide table (docs/reference/results.md), then kind, rank,
+    """Returns the wide table: the columns of every wide table (docs/reference/leaderboard-tables.md), then kind, rank,
     and the declared parts and the marks of each cell.
     """
     names = _titles(board.columns)
@@ -76,7 +76,7 @@ def _rounded(value: float | None) -> float | int | None:
 def as_long_csv(board: Board) -> str:
     """Returns the long table: one row per score of every cell, and per published figure.
 
-    Its columns are those of every long table (docs/reference/results.md), and `LONG_EXTRA`.
+    Its columns are those of every long table (docs/reference/leaderboard-tables.md), and `LONG_EXTRA`.
     """
     rows: list[list[str]] = []
     for row in board.rows:

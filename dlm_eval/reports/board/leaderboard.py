@@ -3,7 +3,7 @@
     result files -> one row per score (long) -> models by tasks, one headline metric each (wide)
 
 The DataFrames contain names as in the files. Text is made safe for spreadsheets when it is written.
-docs/reference/results.md defines every column.
+docs/reference/leaderboard-tables.md defines every column.
 """
 
 from __future__ import annotations

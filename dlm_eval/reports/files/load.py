@@ -28,7 +28,7 @@ class Results:
     Attributes:
         runs: one row per run: source, model, date, batch_invariant, `setting:NAME`,
             `environment:NAME`.
-        scores: one row per score, with the columns of the long leaderboard (docs/reference/results.md).
+        scores: one row per score, with the columns of the long leaderboard (docs/reference/leaderboard-tables.md).
         samples: one row per document: source, task, key, doc_id, `score:METRIC`, cost, answer,
             margin, error, prompt, target, response (a list of texts).
     """

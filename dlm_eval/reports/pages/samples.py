@@ -181,7 +181,7 @@ def _details(sample: Mapping[str, Any], page: SamplesPage) -> Details:
 
 
 def _trajectory(value: Any) -> dict[str, Any] | None:
-    """Returns the trajectory of an answer (docs/reference/results.md); None if it has another form."""
+    """Returns the trajectory of an answer (docs/reference/trajectories.md); None if it has another form."""
     if not isinstance(value, dict):
         return None
     texts, steps, shares = (listed(value.get(name)) for name in ("text", "step", "confidence"))

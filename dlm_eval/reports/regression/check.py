@@ -3,7 +3,7 @@
     baseline, run, rules -> same question? -> per task: errors, harm, non-inferiority, answers,
     rules -> findings -> exit code
 
-docs/guides/regression.md defines every finding.
+docs/reference/regression-findings.md defines every finding.
 """
 
 from __future__ import annotations

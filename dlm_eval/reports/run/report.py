@@ -118,7 +118,7 @@ def _bounds(results: Mapping[str, Any]) -> list[str]:
     return [
         one_line(
             f"{name}: {metric} of the model's own sampler (random orders): {_between(low, high)}"
-            " (95 %, docs/reference/likelihood.md)"
+            " (95 %, docs/reference/likelihood-texts.md)"
         )
         for name, own in found.items()
         for metric, (low, high) in own.items()
