@@ -196,8 +196,8 @@ class RhoEos(Unmasking, name="rho_eos"):
         if low <= found <= high:
             return 0
         away = low - found if found < low else found - high
-        tenths = max(1, ceil(away / np.float32(SEGMENT)))
-        times = {"const": 1, "linear": tenths, "exp": 2 ** (tenths - 1)}[self.scheduler]
+        tenths = max(1, ceil(float(away / np.float32(SEGMENT))))
+        times = {"const": 1, "linear": tenths, "exp": 1 << (tenths - 1)}[self.scheduler]
         change = min(times, MOST_TIMES) * self.expansion_factor
         return change if found < low else -change
 
