@@ -17,7 +17,7 @@ import importlib.util
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -125,8 +125,10 @@ class Beside:
 
     @property
     def state(self) -> str:
-        """The sha256 of its files."""
-        return hashlib.sha256(b"\0".join(file.read_bytes() for file in self.files)).hexdigest()
+        """The sha256 of its files and of those beside it that they import."""
+        reached = _reached(self.folder, self.files).values()
+        files = [*self.files, *(file for one in reached for file in one.files)]
+        return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def find_beside(place: Path) -> None:
@@ -165,13 +167,18 @@ def beside(place: Path) -> dict[str, Beside]:
     """Returns the modules in the folder of `place` that it imports, directly or through each other, by
     name. A package has all its files. Names of Python and of installed packages are left out.
     """
+    return _reached(place.parent, [place])
+
+
+def _reached(folder: Path, start: Sequence[Path]) -> dict[str, Beside]:
+    """Returns the modules in `folder` that the files `start` import, without their own."""
     found: dict[str, Beside] = {}
-    waiting = [place]
+    waiting = list(start)
     while waiting:
         for name, late in _imported(waiting.pop()):
             known = found.get(name)
-            files = known.files if known else tuple(_files(place.parent, name))
-            if files[:1] in ((), (place,)) or (known is None and _is_package(name)):
+            files = known.files if known else tuple(_files(folder, name))
+            if not files or files[0] in start or (known is None and _is_package(name)):
                 continue
             found[name] = Beside(files, late or (known is not None and known.late))
             waiting += [] if known else files

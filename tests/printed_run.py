@@ -117,19 +117,23 @@ class PageRun:
         files = [block for block in found if block.kind == "file"]
         for other in re.findall(r"<!-- files of: (\S+) -->", self.path.read_text(encoding="utf-8")):
             files += [one for one in blocks(self.path.parent / other, ROOT) if one.kind == "file"]
+        own = {Path(block.name).name for block in files}
         for block in files:
             path = self.home / block.name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text + "\n")
-            self._beside(block.text)
+            self._beside(block.text, own)
         with contextlib.chdir(self.home) if sys.version_info >= (3, 11) else _chdir(self.home):
             self.names.update(_given())
             for block in found:
                 self._block(block)
 
-    def _beside(self, text: str) -> None:
-        """Copies the packaged task that a task of the page includes, and what that one includes."""
-        if included := re.search(r"^include: (\S+\.yaml)", text, re.MULTILINE):
+    def _beside(self, text: str, own: set[str]) -> None:
+        """Copies the packaged task that a task of the page includes, and what that one includes, unless it
+        is a file of the page (`own`).
+        """
+        included = re.search(r"^include: (\S+\.yaml)", text, re.MULTILINE)
+        if included is not None and included[1] not in own:
             (packaged,) = (ROOT / "task_configs").rglob(included[1])
             for file in packaged.parent.iterdir():
                 if file.is_file() and not (self.home / file.name).exists():

@@ -224,6 +224,17 @@ def test_a_strategy_and_an_estimator_import_a_file_beside_them(tmp_path: Path) -
     assert sys.modules[second.__module__].helper_of_strategy.COUNT == 22
 
 
+def test_an_edit_reaches_those_that_import_the_edited_file(tmp_path: Path) -> None:
+    write(tmp_path, {
+        "x.py": "from helper_above import VALUE\n", "y.py": "from helper_below import VALUE\n",
+        "helper_above.py": "from helper_below import VALUE\nimport helper_below\n",
+    })  # fmt: skip
+    for value in (1, 22):
+        write(tmp_path, {"helper_below.py": f"VALUE = {value}\n"})
+        for name in ("y", "x", "y"):  # y has seen the edit when x is run
+            assert value == run_file(tmp_path / f"{name}.py", f"{name}_of_helpers").VALUE
+
+
 def test_a_file_that_imports_nothing_beside_it_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
     import hashlib
 
