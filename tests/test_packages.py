@@ -21,14 +21,7 @@ import dlm_eval
 from dlm_eval.errors import UserError
 from dlm_eval.harness import requirements
 from dlm_eval.harness.lm_eval_patches import missing_modules
-from dlm_eval.harness.requirements import (
-    EXTRAS,
-    OTHERWISE,
-    STAND_INS,
-    check_packages,
-    missing_package,
-    needs,
-)
+from dlm_eval.harness.requirements import EXTRAS, OTHERWISE, check_packages, missing_package, needs
 from dlm_eval.metrics.text import compute_exact, compute_f1, get_tokens, normalize_answer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,7 +102,7 @@ def test_15_what_is_gone_stands_in_while_tasks_load_and_not_after() -> None:
         from datasets import load_metric
 
         assert callable(load_metric)
-    added = {name for name in STAND_INS if name in sys.modules} - before
+    added = {name for name in requirements.stand_ins() if name in sys.modules} - before
     assert not added
 
 

@@ -75,10 +75,13 @@ class LessDream(Unmasking, name="less_dream"):
     """
 
     conf_threshold: float = option(
-        0.75, least=0, most=1, help="minimum probability of an accepted token"
+        0.75, least=0, most=1, help="minimum probability of an accepted token", speed=True
     )
     drift_threshold: float = option(
-        0.04, least=0, help="maximum drift of its distribution since the last step (nats)"
+        0.04,
+        least=0,
+        help="maximum drift of its distribution since the last step (nats)",
+        speed=True,
     )
     persistence_len: int = option(
         2, least=1, help="number of steps before in which it was the most probable too"

@@ -79,7 +79,7 @@ class RhoEos(Unmasking, name="rho_eos"):
 
     max_gen_length: int = option(2048, least=1, help="maximum number of positions of the answer")
     high_conf_threshold: float = option(
-        0.9, least=0, most=1, help="probability above which a candidate is written"
+        0.9, least=0, most=1, help="probability above which a candidate is written", speed=True
     )
     expansion_factor: int = option(
         8, least=1, help="positions that the text grows or shrinks by, times a number of 1 to 8"
@@ -199,7 +199,7 @@ class RhoEos(Unmasking, name="rho_eos"):
         tenths = max(1, ceil(float(away / np.float32(SEGMENT))))
         times = {"const": 1, "linear": tenths, "exp": 1 << (tenths - 1)}[self.scheduler]
         change = min(times, MOST_TIMES) * self.expansion_factor
-        return change if found < low else -change
+        return int(change if found < low else -change)
 
 
 def first_window(is_open: Bools, begin: int, window: int) -> int:

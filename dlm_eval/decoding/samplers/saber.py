@@ -78,7 +78,7 @@ class Saber(Unmasking, name="saber"):
     steps on it.
     """
 
-    n: int = option(2, least=1, help="minimum number of tokens that a step writes")
+    n: int = option(2, least=1, help="minimum number of tokens that a step writes", speed=True)
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False
     owns_blocks: ClassVar[bool] = True
