@@ -377,7 +377,10 @@ def test_16_an_estimator_that_fails_before_its_program_fails_alone(toy: Toy) -> 
     answers: dict[int, Any] = {}
     jobs = [ScoreJob(Canvas.continuation([1], [2] * n), Wrong(), 0) for n in (1, 4)]
     InProcess(Engine(toy)).run(jobs, lambda number, answer: answers.update({number: answer}))
-    assert answers[0].error is None and answers[1].error == "ZeroDivisionError: division by zero"
+    assert answers[0].error is None
+    assert str(answers[1].error).startswith(
+        "ZeroDivisionError: division by zero (in test_review13.py"
+    )
 
 
 # -- wrapped functions -----------------------------------------------------------------------------

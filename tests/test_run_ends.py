@@ -275,8 +275,8 @@ def test_14_a_metric_that_cannot_be_aggregated_is_missing_and_named(
         line for line in said.err.splitlines() if line.startswith("dlm-eval: error: missing: ")
     ]
     assert (
-        "odd: bad,none (ZeroDivisionError: no items of this kind)" in line
-        and "odd: acc,none (SystemExit: 3)" in line
+        "odd: bad,none (ZeroDivisionError: no items of this kind (in scorers.py, line " in line
+        and "odd: acc,none (SystemExit: 3 (in scorers.py, line " in line
     )
     (file,) = out.rglob("results_*.json")
     results = json.loads(file.read_text())
@@ -323,7 +323,10 @@ def test_14_an_error_behind_the_last_answer_leaves_the_answers(
         )
         == 1
     )
-    assert "error: missing: all scores (TypeError: nobody foresaw this)" in capsys.readouterr().err
+    assert (
+        "error: missing: all scores (TypeError: nobody foresaw this (in test_run_ends.py, line "
+        in capsys.readouterr().err
+    )
     (file,) = (tmp_path / "out").rglob("samples_odd_*.jsonl")
     assert len(file.read_text().splitlines()) == len(DOCUMENTS)
     journal = Journal(tmp_path / "out" / "journal.sqlite")
