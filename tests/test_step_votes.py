@@ -360,6 +360,27 @@ def test_votes_are_those_of_the_decoders_texts(tasks: Path, tmp_path: Path) -> N
     assert logged == votes and len(votes) >= 3
 
 
+def test_a_scorer_sees_a_text_like_any_other(tasks: Path) -> None:
+    """It has every method of a text (`find` was once taken), also in the vote."""
+    (tasks / "scorer.py").write_text(
+        "def share(doc, results):\n    return {'share': results[0].find(doc['word']) + 0.0}\n"
+    )
+    text = NUMBERS.format(data=tasks / "numbers.jsonl").split("metric_list")[0]
+    (tasks / "scorer.yaml").write_text(
+        text.replace("t_numbers", "t_scorer")
+        + "process_results: !function scorer.share\n"
+        + "metric_list: [{metric: share, aggregation: mean, higher_is_better: true}]\n"
+    )
+    results = evaluate(
+        "toy", ["t_scorer"], model_args=TOY, include_path=str(tasks), vote="fixed", verbosity="ERROR",
+        bootstrap_iters=2,
+    )  # fmt: skip
+    for sample in results["samples"]["t_scorer"]:
+        shown, word = sample["filtered_resps"][0], sample["doc"]["word"]
+        assert sample["share"] == str(shown).find(word)
+        assert sample["share_vote@fixed"] == (sample["vote"]["fixed"] or str(shown)).find(word)
+
+
 def test_other_weights_score_the_same_answers_again(tasks: Path, tmp_path: Path) -> None:
     first = run(tasks, output_path=str(tmp_path), vote="exp=5")
     again = run(tasks, output_path=str(tmp_path), vote="exp=5,linear", score_only=True)

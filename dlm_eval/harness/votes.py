@@ -33,12 +33,12 @@ class StepAnswers(str):
     """The filtered answer of a final text, and how those of its steps are found.
 
     Attributes:
-        find: returns the filtered answer of each step, and that of an empty text.
+        of_steps: returns the filtered answer of each step, and that of an empty text.
         won: the winner of each vote by the name of its weight; None if no step has an answer. Set
             when it is scored.
     """
 
-    find: Callable[[], tuple[list[Any], Any]]
+    of_steps: Callable[[], tuple[list[Any], Any]]
     won: dict[str, Any]
 
 
@@ -63,10 +63,10 @@ class StepFilters:
                     "text"
                 )
             answers = StepAnswers(final)
-            answers.find, answers.won = partial(self._find, instance), {}
+            answers.of_steps, answers.won = partial(self._of_steps, instance), {}
             instance.filtered_resps[self.name] = answers
 
-    def _find(self, instance: Any) -> tuple[list[Any], Any]:
+    def _of_steps(self, instance: Any) -> tuple[list[Any], Any]:
         """Returns the filtered answer of each step of a request, and that of an empty text."""
         (text,) = instance.resps
         steps = text.step_texts() if isinstance(text, FilledText) else ()
@@ -106,7 +106,7 @@ class VotedSteps:
                 f"a vote over steps needs one request for a document, not {len(results)}"
             )
         (answers,) = results
-        steps, none = answers.find()
+        steps, none = answers.of_steps()
         keys = [self._key(answer, none) for answer in steps]
         final = dict(found)
         for weight in self._weights:
