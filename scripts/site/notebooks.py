@@ -66,14 +66,15 @@ def run(file: Path) -> str:
         return kept.read_text(encoding="utf-8")
     notebook = nbformat.read(file, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
+        # Over TCP the kernel warns that nothing is encrypted. The path is absolute: the kernel runs in `folder`.
+        sockets = {"transport": "ipc", "ip": str(Path(folder) / "ipc")}
         client = nbclient.NotebookClient(
             notebook,
             timeout=TIMEOUT,
+            startup_timeout=TIMEOUT,
             kernel_name="python3",
             resources={"metadata": {"path": folder}},
-            config=Config(
-                {"ConnectionFileMixin": {"transport": "ipc"}}
-            ),  # TCP warns: not encrypted
+            config=Config({"ConnectionFileMixin": sockets}),
         )
         client.execute(env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)})
     text: str = nbformat.writes(notebook)
