@@ -49,7 +49,7 @@ POWER = 4  # of the substitution that removes the logarithmic singularity at no 
 FEWEST_SPLIT = 8  # forwards from which on the text as it is has draws of its own
 CLEAN_SHARE = 4  # one of so many forwards reads the text as it is
 # Cells of the density of noise levels, the first one's end, and where its peak at 0 is cut off.
-CELLS, LEAST_LEVEL, PEAK = 400, 1e-6, 1e-4
+CELLS, LEAST_LEVEL, PEAK = 400, 1e-8, 3e-7
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,8 @@ def drawn_levels(
 
     Half of the density is proportional to `chance`, half to chance / a. The loss of a token that
     was not replaced is about 1 / (a + V p) if the network gives it the probability p without seeing
-    it; the latter half meets that peak. The density is constant within cells, so that it is exact.
+    it; the latter half meets that peak, down to V p = `PEAK`. Below it, what is rarely drawn would
+    weigh too much. The density is constant within cells, so that it is exact.
     """
     edges = np.concatenate([[0.0], last * np.geomspace(LEAST_LEVEL, 1.0, CELLS)])
     width, middle = np.diff(edges), (edges[1:] + edges[:-1]) / 2

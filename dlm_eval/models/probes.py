@@ -24,8 +24,10 @@ from dlm_eval.errors import RunError, UserError
 from dlm_eval.models.denoiser import (
     CacheTested,
     CachingDenoiser,
+    ConcreteScores,
     Denoiser,
     LayoutDenoiser,
+    NoiseLevels,
     caching,
     can_pad,
     device_of,
@@ -405,8 +407,20 @@ def rows_are_invariant(model: Denoiser) -> bool:
     # odd: kernels for pairs of positions leave one over
     row = example(model, min(7, model.max_length))
     rows = torch.cat([row.roll(shift, 1) for shift in range(5)])
-    together = model.logits(rows)
-    return all(torch.equal(model.logits(rows[i : i + 1])[0], together[i]) for i in range(len(rows)))
+    levels = torch.linspace(0.1, 2.0, len(rows), dtype=torch.float64)
+    heads: list[Callable[[Tensor, Tensor], Tensor]] = [lambda tokens, _: model.logits(tokens)]
+    if offers(model, NoiseLevels):
+        told = cast(NoiseLevels, model)
+        heads.append(lambda tokens, level: told.logits_at(tokens, None, None, level))
+    if offers(model, ConcreteScores):
+        scored = cast(ConcreteScores, model)
+        heads.append(lambda tokens, level: scored.score_logits(tokens, None, None, level))
+    for head in heads:
+        together = head(rows, levels)
+        alone = (head(rows[i : i + 1], levels[i : i + 1])[0] for i in range(len(rows)))
+        if not all(torch.equal(*both) for both in zip(alone, together, strict=True)):
+            return False
+    return True
 
 
 def batch_invariant(
