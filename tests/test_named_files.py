@@ -57,7 +57,7 @@ def tracked(*under: str) -> Iterator[Path]:
     if not files:  # an sdist has no history
         files = [f for name in under for f in ((ROOT / name).rglob("*") if (ROOT / name).is_dir() else [ROOT / name])]  # fmt: skip
     for file in files:
-        if file.is_file() and file.suffix in TEXT:
+        if file.is_file() and file.suffix in TEXT and file != Path(__file__).resolve():
             yield file
 
 
