@@ -38,6 +38,10 @@ GRIDS: dict[str, list[str]] = {
     "adablock": ["strategy=adablock", "init_block_length=8", "threshold=0.7,0.9"],
     "multi_block": ["strategy=multi_block", "block_size=8", "threshold=0.1,0.5"],
     "wino": ["strategy=wino", "threshold=0.6,0.8"],
+    "localleap": ["strategy=localleap", "threshold=0.7,0.9"],
+    "less": ["strategy=less", "conf_threshold=0.5,0.75"],
+    "saber": ["strategy=saber", "n=1,2"],
+    "d2f": ["strategy=d2f", "block_size=8", "skip_threshold=0.7,0.9"],
     "freedave": ["strategy=freedave", "draft_steps=4"],
     "blocks": ["strategy=confidence", "block_length=8", "cache=none,prefix,dual"],
     "dllm_cache": [
