@@ -108,7 +108,7 @@ def test_what_single_samplers_cannot_use_is_refused(tiny: Any) -> None:
     class Plain(Toy):
         supports_layouts = False  # type: ignore[assignment]
 
-    with pytest.raises(UserError, match="rows that say where each token stands"):
+    with pytest.raises(UserError, match="its rows cannot say where each token stands"):
         fill(Plain(ToySettings()), [canvas], "wino")
     with pytest.raises(UserError, match="predictions at a token's own position"):
         fill(shifted(), [canvas], "wino")
@@ -232,7 +232,7 @@ def test_a_network_that_ignores_layouts_is_found_out() -> None:
         del vars(model)["no_layout_reason"]
         model.backbone = Deaf()
         assert "with a layout its logits move" in model.no_layout_reason
-        with pytest.raises(UserError, match="rows that say where each token stands"):
+        with pytest.raises(UserError, match="its rows cannot say where each token stands"):
             fill(model, [Canvas.completion([40, 41], 4)], "wino")
 
 

@@ -37,6 +37,9 @@ OF_DRAWS = (
     "temperature", "top_p", "top_k", "top_p_rule", "logits_temp", "confidence_from", "logits_eos_inf", "rerank",
 )  # fmt: skip
 
+# Why a strategy whose rows have a `Layout` does not work with a model.
+NO_LAYOUTS = "its rows cannot say where each token stands and what it sees"
+
 
 @dataclass(frozen=True)
 class FillRequest:

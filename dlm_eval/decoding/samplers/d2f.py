@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,14 +20,11 @@ from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Bools, Edit, Floats, Ints, Query, StepState
 from dlm_eval.decoding.strategies import highest
+from dlm_eval.decoding.strategy import NO_LAYOUTS
 from dlm_eval.decoding.unmasking import Ends, Unmasking
 from dlm_eval.engine import ForwardRow, Layout, Output
-from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser, takes_layouts
 from dlm_eval.options import option
-
-if TYPE_CHECKING:
-    from dlm_eval.decoding.settings import DecodeSettings
 
 MEASURES: dict[str, Measure] = {
     "default": "probability",
@@ -131,13 +128,9 @@ class D2F(Unmasking, name="d2f"):
     def tokens_are_final(self) -> bool:
         return True
 
-    def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
-        super().refuse_model(model, settings)
-        if not takes_layouts(model):
-            raise UserError(
-                f"decode strategy '{self.name}' needs rows that say where each token stands and "
-                f"what it sees; {model.name} does not take them"
-            )
+    @classmethod
+    def why_not(cls, model: Denoiser) -> str | None:
+        return None if takes_layouts(model) else NO_LAYOUTS
 
     def most_steps(self, n: int, steps: int) -> int | None:
         return n

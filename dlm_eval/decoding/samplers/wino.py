@@ -14,6 +14,7 @@ from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import NONE, Bools, Edit, Floats, Ints, Query, StepState
 from dlm_eval.decoding.strategies import highest
+from dlm_eval.decoding.strategy import NO_LAYOUTS
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.engine import ForwardRow, Layout, Output
 from dlm_eval.errors import UserError
@@ -89,17 +90,16 @@ class Wino(Unmasking, name="wino"):
         # steps leave are at least k - AT_FIRST + 1.
         return n + AT_FIRST - 1
 
+    @classmethod
+    def why_not(cls, model: Denoiser) -> str | None:
+        return None if takes_layouts(model) else NO_LAYOUTS
+
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
         if logit_shift(model) > 0:
             raise UserError(
                 f"decode strategy '{self.name}' needs predictions at a token's own position; those "
                 f"of {model.name} are one to the left"
-            )
-        if not takes_layouts(model):
-            raise UserError(
-                f"decode strategy '{self.name}' needs rows that say where each token stands and "
-                f"what it sees; {model.name} does not take them"
             )
 
     @property
