@@ -9,6 +9,7 @@ from dlm_eval import evaluate
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.infill import InfillSpec, InfillTask
 from dlm_eval.harness.requests import Hole, Length
+from dlm_eval.harness.results import _joined
 
 DOC = {"a": "one two", "b": " six", "n": 7, "names": ["x", "yy"], "nested": {"list": ["p", "q"]}}
 
@@ -145,12 +146,21 @@ def middle(doc):
     return doc["m"]
 
 
-def test_settings_of_a_task_are_those_of_all_its_lengths(tmp_path):
-    """16 steps do not fit holes of 5 to 10 tokens: the file says what was used, not that of the last hole."""
+@pytest.mark.parametrize("steps", [16, 7])
+def test_settings_of_a_task_are_those_of_all_its_lengths(tmp_path, steps):
+    """16 steps do not fit holes of 5 to 10 tokens: the file says what was used, not that of the last hole.
+    7 steps are one for each token of a hole of 7."""
     found = evaluate(
-        "tiny", ["demo_story_infill"], limit=4, decode={"steps": 16}, output_path=str(tmp_path)
+        "tiny", ["demo_story_infill"], limit=8, decode={"steps": steps}, output_path=str(tmp_path)
     )
     task = found["dlm_eval"]["tasks"]["demo_story_infill"]
-    assert "-" in task["steps"]
-    assert task["decode"]["steps"] == task["steps"] == task["gen_length"]
+    shortest, longest = map(int, task["gen_length"].split("-"))
+    assert shortest < 7 < longest
+    used = f"{shortest}-{min(steps, longest)}"
+    assert task["decode"]["steps"] == task["steps"] == used
     assert task["decode"]["strategy"] == "confidence"
+
+
+def test_values_that_no_order_has_are_told_one_by_one():
+    assert _joined([7, None, 5]) == "5, 7, None" and _joined([["a"], ["a"]]) == ["a"]
+    assert _joined([3, 9, 5]) == "3-9" and _joined({"b", "a"}) == "a, b" and _joined([4, 4]) == 4

@@ -4,6 +4,7 @@ as plain data without secrets.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -432,7 +433,7 @@ def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
             task["replaced"] = record.details["replaced"]
         # Requests of one length share the object.
         if (decode := record.details.get("decode")) is not None:
-            task.setdefault("decode", {})[id(decode)] = decode
+            task.setdefault("decode", {})[id(decode)] = decode, record.details.get("steps")
         if "finds_length" in record.details:
             task["finds_length"] = record.details["finds_length"] and task.get("finds_length", True)
     for task in tasks.values():
@@ -441,20 +442,34 @@ def task_settings(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     return {name: {k: _one(v) for k, v in task.items()} for name, task in tasks.items()}
 
 
-def _of_all(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns decode settings; a range for a number that is not the same for holes of all lengths."""
-    found = dict(settings[0])
+def _of_all(settings: Sequence[tuple[Mapping[str, Any], int | None]]) -> dict[str, Any]:
+    """Returns decode settings; a range for a number that is not the same for holes of all lengths.
+
+    Args:
+        settings: those of holes of one length, each with the number of steps, which settings leave
+            out if it is one for each token.
+    """
+    found = dict(settings[0][0])
     for key, value in found.items():
-        values = [one[key] for one in settings]
+        values = [decode[key] for decode, _ in settings]
         if any(one != value for one in values):
-            found[key] = _one(set(values))
+            if key == "steps":
+                values = [decode[key] or steps for decode, steps in settings]
+            found[key] = _joined(values)
     return found
 
 
 def _one(value: Any) -> Any:
-    if not isinstance(value, set):
-        return value
-    items = sorted(value)
-    if len(items) == 1:
-        return items[0]
-    return f"{items[0]}-{items[-1]}" if isinstance(items[0], int) else ", ".join(map(str, items))
+    return _joined(value) if isinstance(value, set) else value
+
+
+def _joined(values: Iterable[Any]) -> Any:
+    """Returns what values of several requests are: the value if they are equal, a range of numbers,
+    or all of them as text.
+    """
+    distinct = list({json.dumps(value, default=str): value for value in values}.values())
+    if len(distinct) == 1:
+        return distinct[0]
+    if all(type(value) is int for value in distinct):
+        return f"{min(distinct)}-{max(distinct)}"
+    return ", ".join(sorted(map(str, distinct)))
