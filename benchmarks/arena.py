@@ -14,13 +14,17 @@ import argparse
 import csv
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 
 from dlm_eval import load_model
 from dlm_eval.cli import main as dlm_eval
 from dlm_eval.decoding.token_prior import count_tokens
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+from tiny_text import training_documents  # noqa: E402
+
+TEXTS = 5000  # of the prior
 # name -> words of one --decode; each varies what its authors trade for speed
 GRIDS: dict[str, list[str]] = {
     "confidence": ["strategy=confidence", "steps=4,8,16"],
@@ -55,23 +59,18 @@ GRIDS: dict[str, list[str]] = {
 
 
 def prior_of(model: str, output: Path) -> Path:
-    """Returns a file with the counts of the model's tokens in the pages of docs/."""
-    lines = (
-        line
-        for page in sorted(DOCS.rglob("*.md"))
-        for line in page.read_text(encoding="utf-8").splitlines()
-        if "<|" not in line  # special tokens
-    )
-    counts = count_tokens(load_model(model).encode, lines)
+    """Returns a file with the counts of the model's tokens in texts as `tiny` was trained on."""
+    texts = (document.text for document in islice(training_documents(0), TEXTS))
+    counts = count_tokens(load_model(model).encode, texts)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(counts), encoding="utf-8")
     return output
 
 
 def markdown(path: Path) -> str:
-    """Returns sweep.csv as one table for each task."""
+    """Returns sweep.csv as one table for each task, without points that no document has a score of."""
     with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if not row["template"]]
+        rows = [row for row in csv.DictReader(file) if not row["template"] and row["value"]]
     lines, task = [], ""
     for row in rows:
         if row["task"] != task:
@@ -101,7 +100,7 @@ def markdown(path: Path) -> str:
             f"{float(row[key]):.1f}" if row[key] else ""
             for key in ("forwards_per_sample", "computed_per_sample")
         ]
-        score = f"{float(row['value']):.3f}" if row["value"] else ""
+        score = f"{float(row['value']):.3f}"
         cells = [settings or "one token per step", score, change, *numbers, ", ".join(fronts)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -118,7 +117,9 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=["demo_word_problem"])
     parser.add_argument("--templates", nargs="+", default=[])
     parser.add_argument("--limit", default="60")
-    parser.add_argument("--prior", type=Path, help="token counts for pc_sampler; default: of docs/")
+    parser.add_argument(
+        "--prior", type=Path, help="token counts for pc_sampler; default: of texts as tiny learned"
+    )
     parser.add_argument("--only", nargs="+", choices=list(GRIDS), default=list(GRIDS))
     given = parser.parse_args(own)
     prior = given.prior or prior_of(given.model, given.output_path / "prior.json")
