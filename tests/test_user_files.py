@@ -225,6 +225,41 @@ def test_a_strategy_and_an_estimator_import_a_file_beside_them(tmp_path: Path) -
     assert sys.modules[second.__module__].helper_of_strategy.COUNT == 22
 
 
+def test_workers_know_what_an_instance_holds_from_files(tmp_path: Path) -> None:
+    """A class of the file and one of a file beside it, both set when the strategy is made."""
+    code = STRATEGY.replace("mine_beside", "mine_held") + (
+        "    def __post_init__(self):\n"
+        "        object.__setattr__(self, 'held', (Own(), helper_of_strategy.Held(2)))\n"
+        "class Own:\n    pass\n"
+    )
+    held = "from dataclasses import dataclass\nCOUNT = 2\n@dataclass\nclass Held:\n    n: int\n"
+    write(tmp_path, {"s.py": code, "helper_of_strategy.py": held})
+    write_task(tmp_path, SCORE)
+    alone, workers = (told_of(tmp_path, devices) for devices in (None, "cpu:2"))
+    texts = [[s["resps"] for s in r["samples"]["meals"]] for r in (alone, workers)]
+    assert texts[0] == texts[1]
+    assert not any("error" in sample for sample in workers["samples"]["meals"])
+
+
+def test_a_file_that_fails_in_a_worker_ends_the_run(tmp_path: Path) -> None:
+    """The worker reads it in a thread, and once waited for ever for what could not be read."""
+    fails = f"import os\nCOUNT = 2 if os.getpid() == {os.getpid()} else 1 / 0\n"
+    write(
+        tmp_path,
+        {"s.py": STRATEGY.replace("mine_beside", "mine_fails"), "helper_of_strategy.py": fails},
+    )
+    write_task(tmp_path, SCORE)
+    with pytest.raises(UserError, match=r"ZeroDivisionError.*\(in helper_of_strategy.py, line 2\)"):
+        told_of(tmp_path, "cpu:2")
+
+
+def told_of(folder: Path, devices: str | None) -> dict[str, Any]:
+    return evaluate(
+        "tiny", ["meals"], include_path=str(folder), decode={"strategy": f"{folder / 's.py'}:Mine"},
+        devices=devices, verbosity="ERROR", bootstrap_iters=2,
+    )  # fmt: skip
+
+
 def test_an_edit_reaches_those_that_import_the_edited_file(tmp_path: Path) -> None:
     write(tmp_path, {
         "x.py": "from helper_above import VALUE\n", "y.py": "from helper_below import VALUE\n",
