@@ -287,6 +287,12 @@ def test_a_model_imports_a_file_beside_it(tmp_path: Path) -> None:
         evaluate(str(tmp_path / "m.py"), ["demo_choice"], limit=1)
 
 
+def test_a_model_whose_file_exits_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path, {"m.py": "import helper_exits\n", "helper_exits.py": "raise SystemExit(3)\n"})
+    with pytest.raises(UserError, match=r"SystemExit: 3 \(in helper_exits.py, line 1\)"):
+        evaluate(str(tmp_path / "m.py"), ["demo_choice"], limit=1)
+
+
 def test_a_tasks_functions_import_a_file_beside_them_and_see_edits(tmp_path: Path) -> None:
     code = "from helper_of_task import NAME\ndef score(doc, results):\n    return {'right': NAME}\n"
     write_task(tmp_path, code)
