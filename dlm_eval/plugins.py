@@ -15,6 +15,7 @@ import importlib
 import importlib.metadata
 import inspect
 import os
+import pickle
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -206,16 +207,17 @@ def _digest_of(module: ModuleType) -> str:
 
 
 def _reduce(path: str, attribute: str, digest: str, instance: Any) -> tuple[Any, ...]:
-    return _rebuild, (path, attribute, digest, dict(vars(instance)))
+    # Pickled apart: classes of the file, or of files beside it, are known once it is loaded.
+    return _rebuild, (path, attribute, digest, pickle.dumps(dict(vars(instance))))
 
 
-def _rebuild(path: str, attribute: str, digest: str, values: dict[str, Any]) -> Any:
+def _rebuild(path: str, attribute: str, digest: str, values: bytes) -> Any:
     """Returns an instance of a file's class in another process."""
     cls = load_class(path, attribute, "plug-in")
     if _digest_of(sys.modules[cls.__module__]) != digest:
         raise RunError(f"plug-in '{path}' was edited while the run went on; start the run again")
     instance: Any = object.__new__(cls)
-    instance.__dict__.update(values)
+    instance.__dict__.update(pickle.loads(values))
     return instance
 
 

@@ -19,9 +19,9 @@ import sysconfig
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from dlm_eval.errors import UserError
@@ -83,13 +83,24 @@ def run_file(place: Path, name: str, **values: Any) -> ModuleType:
         UserError: it imports a file beside it whose name another file has (`find_beside`).
     """
     find_beside(place)
-    spec = importlib.util.spec_from_file_location(name, place)
+    loader = FromSource(name, str(place))
+    spec = importlib.util.spec_from_file_location(name, place, loader=loader)
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)
     module.__dict__.update(values)
     sys.modules[name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
     return module
+
+
+class FromSource(SourceFileLoader):
+    """Runs what a file says now. Python's own loader takes bytecode of an earlier text if that had the
+    same length and was written in the same second.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Returns the compiled file (Python's protocol of loaders)."""
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def digest_of(place: Path) -> str:
@@ -107,21 +118,14 @@ class Beside:
     """A module in the folder of a file that imports it.
 
     Attributes:
+        folder: the folder in which `import` finds it.
         files: its files, the one that is run first.
-        late: whether it is imported inside a function, so that the name has to stay its own.
+        late: whether a function imports it or a part of it, so that the name has to stay its own.
     """
 
+    folder: Path
     files: tuple[Path, ...]
     late: bool
-
-    @property
-    def folder(self) -> Path:
-        """The folder in which `import` finds it."""
-        return (
-            self.files[0].parent.parent
-            if self.files[0].name == "__init__.py"
-            else self.files[0].parent
-        )
 
     @property
     def state(self) -> str:
@@ -165,7 +169,8 @@ def _clash(place: Path, name: str, one: Beside, other: Path, more: str = "") -> 
 
 def beside(place: Path) -> dict[str, Beside]:
     """Returns the modules in the folder of `place` that it imports, directly or through each other, by
-    name. A package has all its files. Names of Python and of installed packages are left out.
+    name. A package has all its files, also one without `__init__.py`. Names of Python and of installed
+    packages are left out.
     """
     return _reached(place.parent, [place])
 
@@ -173,20 +178,24 @@ def beside(place: Path) -> dict[str, Beside]:
 def _reached(folder: Path, start: Sequence[Path]) -> dict[str, Beside]:
     """Returns the modules in `folder` that the files `start` import, without their own."""
     found: dict[str, Beside] = {}
-    waiting = list(start)
+    waiting = [("", file) for file in start]  # the module that a file belongs to, and the file
     while waiting:
-        for name, late in _imported(waiting.pop()):
+        owner, file = waiting.pop()
+        for name, late in _imported(file):
+            name = name or owner  # a part of its own package
             known = found.get(name)
             files = known.files if known else tuple(_files(folder, name))
             if not files or files[0] in start or (known is None and _is_package(name)):
                 continue
-            found[name] = Beside(files, late or (known is not None and known.late))
-            waiting += [] if known else files
+            found[name] = Beside(folder, files, late or (known is not None and known.late))
+            waiting += [] if known else [(name, each) for each in files]
     return dict(sorted(found.items()))
 
 
 def _imported(file: Path) -> list[tuple[str, bool]]:
-    """Returns the top-level modules that a file imports, and whether a function does it."""
+    """Returns the top-level modules that a file imports, and whether a function does it; "" is the
+    package that the file belongs to.
+    """
     try:
         return list(_imports(ast.parse(file.read_bytes()), False))
     except (SyntaxError, ValueError, RecursionError):
@@ -197,8 +206,9 @@ def _imports(node: ast.AST, late: bool) -> Iterator[tuple[str, bool]]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from ((alias.name.partition(".")[0], late) for alias in child.names)
-        elif isinstance(child, ast.ImportFrom) and child.module and not child.level:
-            yield child.module.partition(".")[0], late
+        elif isinstance(child, ast.ImportFrom):
+            name = "" if child.level else child.module or ""
+            yield name.partition(".")[0], late
         elif not isinstance(child, ast.expr):
             within = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
             yield from _imports(child, late or within)
@@ -207,9 +217,11 @@ def _imports(node: ast.AST, late: bool) -> Iterator[tuple[str, bool]]:
 def _files(folder: Path, name: str) -> list[Path]:
     """Returns the files of the module or package `name` in a folder, the one that is run first."""
     module, package = folder / f"{name}.py", folder / name / "__init__.py"
+    if not name:
+        return []
     if package.is_file():
         return [package, *sorted(set(package.parent.rglob("*.py")) - {package})]
-    return [module] if module.is_file() else []
+    return [module] if module.is_file() else sorted(package.parent.rglob("*.py"))
 
 
 def _is_package(name: str) -> bool:
@@ -221,12 +233,20 @@ def _is_package(name: str) -> bool:
 
 
 def _origin(name: str) -> Path | None:
-    """Returns the file that `import name` would give, if there is one."""
+    """Returns the file that `import name` would give if no file beside another was known, if there is
+    one.
+    """
     try:
-        spec = importlib.util.find_spec(name)
+        spec = _spec_elsewhere(name) if name in _FINDER.known else importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):  # a module that was made by hand has no spec
         return None
     return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+def _spec_elsewhere(name: str) -> ModuleSpec | None:
+    """Returns what Python's other finders say of a module, imported or not."""
+    others = (finder for finder in sys.meta_path if finder is not _FINDER)
+    return next((spec for finder in others if (spec := finder.find_spec(name, None))), None)
 
 
 class _Finder:
@@ -242,9 +262,13 @@ class _Finder:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Returns where a module is (Python's protocol of finders)."""
-        if name not in self.known:
+        top = name.partition(".")[0]
+        if top not in self.known:
             return None
-        return PathFinder.find_spec(name, [str(self.known[name][0])])
+        spec = PathFinder.find_spec(name, [str(self.known[top][0])] if name == top else path)
+        if spec is not None and spec.origin is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = FromSource(name, spec.origin)
+        return spec
 
     def forget(self, name: str) -> None:
         """Lets the next `import` of a module find and run it anew."""

@@ -381,6 +381,71 @@ def test_a_scorer_sees_a_text_like_any_other(tasks: Path) -> None:
         assert sample["share_vote@fixed"] == (sample["vote"]["fixed"] or str(shown)).find(word)
 
 
+FILTERS = """from lm_eval.api.filter import Filter
+
+class Each(Filter):
+    def apply(self, resps, docs):
+        return [[self.of(text) for text in answers] for answers in resps]
+
+class First(Each):
+    def of(self, text):
+        return text.split("e")[0][0]  # fails on an empty text
+
+class Count(Each):
+    def of(self, text):
+        return text.count("b")
+
+class All(Each):
+    def of(self, text):
+        return list(text)
+
+def score(doc, results):
+    return {"right": float(str(results[0]) > "2")}
+"""
+
+
+@pytest.mark.parametrize("kind", ["First", "Count", "All"])
+def test_filters_that_fail_on_a_step_or_return_no_text(tasks: Path, kind: str) -> None:
+    """A step on which they fail has no vote; the final metric is that of the run without votes."""
+    own = write_own(tasks, f"t_{kind}", kind)
+    results, plain = (own_task(tasks, own, vote) for vote in ("fixed", None))
+    for sample, before in zip(results["samples"][own], plain["samples"][own], strict=True):
+        assert ("error" in sample) == ("error" in before)
+        assert sample["filtered_resps"] == before["filtered_resps"]
+        if "error" in sample:  # the final text is empty
+            assert kind == "First"
+            continue
+        assert sample["right"] == before["right"]
+        won = sample["vote"]["fixed"]
+        assert won is None or type(won) is {"First": str, "Count": int, "All": list}[kind]
+        shown = before["filtered_resps"][0] if won is None else won
+        assert sample["right_vote@fixed"] == float(str(shown) > "2")
+    scores = results["results"][own]
+    assert {key: scores[key] for key in plain["results"][own]} == plain["results"][own]
+    assert any(s.get("vote", {}).get("fixed") is not None for s in results["samples"][own])
+
+
+def write_own(tasks: Path, name: str, filter_class: str) -> str:
+    """Writes a task with a filter and a scoring function of its own; returns its name."""
+    (tasks / "filters.py").write_text(FILTERS)
+    text = NUMBERS.format(data=tasks / "numbers.jsonl").split("filter_list")[0]
+    filters = f"{{function: !function filters.{filter_class}}}, {{function: take_first}}"
+    (tasks / f"{name}.yaml").write_text(
+        text.replace("t_numbers", name)
+        + f"filter_list: [{{name: own, filter: [{filters}]}}]\n"
+        + "process_results: !function filters.score\n"
+        + "metric_list: [{metric: right, aggregation: mean, higher_is_better: true}]\n"
+    )
+    return name
+
+
+def own_task(tasks: Path, name: str, vote: str | None) -> dict[str, Any]:
+    return evaluate(
+        "toy", [name], model_args=TOY, include_path=str(tasks), vote=vote, verbosity="ERROR",
+        bootstrap_iters=2, decode={"temperature": 1.5, "early_exit": False},
+    )  # fmt: skip
+
+
 def test_other_weights_score_the_same_answers_again(tasks: Path, tmp_path: Path) -> None:
     first = run(tasks, output_path=str(tmp_path), vote="exp=5")
     again = run(tasks, output_path=str(tmp_path), vote="exp=5,linear", score_only=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,6 +225,41 @@ def test_a_strategy_and_an_estimator_import_a_file_beside_them(tmp_path: Path) -
     assert sys.modules[second.__module__].helper_of_strategy.COUNT == 22
 
 
+def test_workers_know_what_an_instance_holds_from_files(tmp_path: Path) -> None:
+    """A class of the file and one of a file beside it, both set when the strategy is made."""
+    code = STRATEGY.replace("mine_beside", "mine_held") + (
+        "    def __post_init__(self):\n"
+        "        object.__setattr__(self, 'held', (Own(), helper_of_strategy.Held(2)))\n"
+        "class Own:\n    pass\n"
+    )
+    held = "from dataclasses import dataclass\nCOUNT = 2\n@dataclass\nclass Held:\n    n: int\n"
+    write(tmp_path, {"s.py": code, "helper_of_strategy.py": held})
+    write_task(tmp_path, SCORE)
+    alone, workers = (told_of(tmp_path, devices) for devices in (None, "cpu:2"))
+    texts = [[s["resps"] for s in r["samples"]["meals"]] for r in (alone, workers)]
+    assert texts[0] == texts[1]
+    assert not any("error" in sample for sample in workers["samples"]["meals"])
+
+
+def test_a_file_that_fails_in_a_worker_ends_the_run(tmp_path: Path) -> None:
+    """The worker reads it in a thread, and once waited for ever for what could not be read."""
+    fails = f"import os\nCOUNT = 2 if os.getpid() == {os.getpid()} else 1 / 0\n"
+    write(
+        tmp_path,
+        {"s.py": STRATEGY.replace("mine_beside", "mine_fails"), "helper_of_strategy.py": fails},
+    )
+    write_task(tmp_path, SCORE)
+    with pytest.raises(UserError, match=r"ZeroDivisionError.*\(in helper_of_strategy.py, line 2\)"):
+        told_of(tmp_path, "cpu:2")
+
+
+def told_of(folder: Path, devices: str | None) -> dict[str, Any]:
+    return evaluate(
+        "tiny", ["meals"], include_path=str(folder), decode={"strategy": f"{folder / 's.py'}:Mine"},
+        devices=devices, verbosity="ERROR", bootstrap_iters=2,
+    )  # fmt: skip
+
+
 def test_an_edit_reaches_those_that_import_the_edited_file(tmp_path: Path) -> None:
     write(tmp_path, {
         "x.py": "from helper_above import VALUE\n", "y.py": "from helper_below import VALUE\n",
@@ -248,6 +284,12 @@ def test_a_model_imports_a_file_beside_it(tmp_path: Path) -> None:
     )
     write(tmp_path, {"m.py": code, "helper_of_model.py": "def vocabulary():\n    return 7\n"})
     with pytest.raises(UserError, match=r"vocabulary 7 \(in m.py, line 7\)"):
+        evaluate(str(tmp_path / "m.py"), ["demo_choice"], limit=1)
+
+
+def test_a_model_whose_file_exits_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path, {"m.py": "import helper_exits\n", "helper_exits.py": "raise SystemExit(3)\n"})
+    with pytest.raises(UserError, match=r"SystemExit: 3 \(in helper_exits.py, line 1\)"):
         evaluate(str(tmp_path / "m.py"), ["demo_choice"], limit=1)
 
 
@@ -301,6 +343,56 @@ def test_a_file_on_pythons_path_with_the_name_is_an_error(
     monkeypatch.setattr(sys, "path", [str(tmp_path / "own"), *sys.path[1:]])
     importlib.invalidate_caches()
     assert run_file(tmp_path / "own" / "mine.py", "mine_on_path").helper_on_path.X == 2
+
+
+def test_an_edit_of_equal_length_in_the_same_second_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's bytecode of the earlier text looks valid then."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for value in (1, 2):
+        write(tmp_path, {
+            "own.py": f"from helper_quick import BESIDE, PART\nOWN = {value}\n",
+            "helper_quick/__init__.py": f"from .part import PART\nBESIDE = {value}\n",
+            "helper_quick/part.py": f"PART = {value}\n",
+        })  # fmt: skip
+        for file in tmp_path.rglob("*.py"):
+            os.utime(file, (1e9, 1e9))
+        module = run_file(tmp_path / "own.py", "own_of_helper")
+        assert (value,) * 3 == (module.OWN, module.BESIDE, module.PART)
+
+
+def test_a_file_in_an_installed_folder_hides_no_other_of_its_name(tmp_path: Path) -> None:
+    folders = ("site-packages/a", "site-packages/b", "c")
+    for folder in folders:
+        code = {"m.py": "from helper_hides import X\n", "helper_hides.py": f"X = '{folder}'\n"}
+        write(tmp_path / folder, code)
+    for folder in (*folders, *folders):
+        assert list(beside(tmp_path / folder / "m.py")) == ["helper_hides"]
+        assert folder == run_file(tmp_path / folder / "m.py", "m_of_helper").X
+
+
+def test_a_folder_without_init_is_a_package_too(tmp_path: Path) -> None:
+    write(tmp_path, {"m.py": "from helper_plain.deep.part import X\n"})
+    digests = set()
+    for value in (1, 22):
+        write(tmp_path, {"helper_plain/deep/part.py": f"X = {value}\n"})
+        assert value == run_file(tmp_path / "m.py", "m_of_helper").X
+        digests.add(digest_of(tmp_path / "m.py"))
+    assert len(digests) == 2
+
+
+def test_a_part_of_a_package_that_its_function_imports_keeps_its_name(tmp_path: Path) -> None:
+    late = "def f():\n    from . import part\n    return part.X\n"
+    for folder, code in (("one", late), ("two", "from .part import X\n")):
+        write(tmp_path / folder, {
+            "m.py": "import helper_parts\n", "helper_parts/__init__.py": code,
+            "helper_parts/part.py": f"X = '{folder}'\n",
+        })  # fmt: skip
+    first = run_file(tmp_path / "one" / "m.py", "one_of_helper")
+    with pytest.raises(UserError, match="one', and a function imports it; rename one of them"):
+        run_file(tmp_path / "two" / "m.py", "two_of_helper")
+    assert first.helper_parts.f() == "one"
 
 
 # -- validate --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ scored (`decoding/step_votes.py`): `METRIC_vote@fixed`, `METRIC_vote@linear`, `M
 metric itself is that of the final text, as ever.
 
 A step whose text has no answer has no vote: one for which the filters return what they return for an
-empty text. If no step has an answer, the final text is scored. A task whose scoring function finds
+empty text, or fail. If no step has an answer, the final text is scored. A task whose scoring function finds
 the answer by itself says how (`metrics.answers.finds_answer`).
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,22 +25,30 @@ from dlm_eval.canvas import FilledText
 from dlm_eval.decoding.step_votes import StepWeight, heaviest
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.code_tasks import way_of
+from dlm_eval.harness.sample_errors import TooSlow
 from dlm_eval.metrics.answers import FINDERS
 
 MARK = "_vote@"  # between a metric and the name of the weight
 
 
-class StepAnswers(str):
+@dataclass
+class StepAnswers:
     """The filtered answer of a final text, and how those of its steps are found.
 
     Attributes:
-        of_steps: returns the filtered answer of each step, and that of an empty text.
+        final: what the filters return for the final text.
+        of_steps: returns the filtered answer of each step, and that of an empty text; `FAILED` where
+            the filters fail.
         won: the winner of each vote by the name of its weight; None if no step has an answer. Set
             when it is scored.
     """
 
+    final: Any
     of_steps: Callable[[], tuple[list[Any], Any]]
-    won: dict[str, Any]
+    won: dict[str, Any] = field(default_factory=dict)
+
+
+FAILED = object()
 
 
 class StepFilters:
@@ -57,23 +66,36 @@ class StepFilters:
         self._apply(instances)
         for instance in instances:
             final = instance.filtered_resps[self.name]
-            if not isinstance(final, str):
-                raise SampleError(
-                    f"filter '{self.name}' returns {type(final).__name__}; a vote over steps needs a "
-                    "text"
-                )
-            answers = StepAnswers(final)
-            answers.of_steps, answers.won = partial(self._of_steps, instance), {}
-            instance.filtered_resps[self.name] = answers
+            of_steps = partial(self._of_steps, instance)
+            instance.filtered_resps[self.name] = StepAnswers(final, of_steps)
 
     def _of_steps(self, instance: Any) -> tuple[list[Any], Any]:
         """Returns the filtered answer of each step of a request, and that of an empty text."""
         (text,) = instance.resps
         steps = text.step_texts() if isinstance(text, FilledText) else ()
-        singles = {each: _with(instance, each) for each in dict.fromkeys([*steps, ""])}
-        self._apply(list(singles.values()))
-        found = {each: single.filtered_resps[self.name] for each, single in singles.items()}
-        return [found[each] for each in steps], found[""]
+        texts = list(dict.fromkeys([*steps, ""]))
+        try:
+            found = self._filtered(instance, texts)
+        except TooSlow:
+            raise
+        except Exception:  # a filter may fail on half a text, or on none
+            found = [self._of_one(instance, text) for text in texts]
+        by_text = dict(zip(texts, found, strict=True))
+        return [by_text[text] for text in steps], by_text[""]
+
+    def _of_one(self, instance: Any, text: str) -> Any:
+        try:
+            return self._filtered(instance, [text])[0]
+        except TooSlow:
+            raise
+        except Exception:
+            return FAILED
+
+    def _filtered(self, instance: Any, texts: Sequence[str]) -> list[Any]:
+        """Returns the filtered answer of each text, as if it were the only one."""
+        singles = [_with(instance, text) for text in texts]
+        self._apply(singles)
+        return [single.filtered_resps[self.name] for single in singles]
 
 
 def _with(instance: Any, text: str) -> Any:
@@ -98,20 +120,20 @@ class VotedSteps:
 
     def process_results(self, doc: Any, results: Sequence[Any]) -> dict[str, Any]:
         """Returns the metrics of a document's final text and those of each vote."""
-        found = dict(self._score(doc, results))
         if not all(isinstance(answer, StepAnswers) for answer in results):
-            return found  # a filter has failed
+            return dict(self._score(doc, results))  # a filter has failed
         if len(results) != 1:
             raise SampleError(
                 f"a vote over steps needs one request for a document, not {len(results)}"
             )
         (answers,) = results
+        found = dict(self._score(doc, [answers.final]))
         steps, none = answers.of_steps()
         keys = [self._key(answer, none) for answer in steps]
         final = dict(found)
         for weight in self._weights:
             winner = heaviest(keys, weight)
-            answer = str(answers) if winner is None else steps[keys.index(winner)]
+            answer = answers.final if winner is None else steps[keys.index(winner)]
             answers.won[weight.label] = None if winner is None else answer
             scored = final if winner is None else self._score(doc, [answer])
             found |= {f"{metric}{MARK}{weight.label}": value for metric, value in scored.items()}
@@ -119,10 +141,13 @@ class VotedSteps:
 
     def _key(self, answer: Any, none: Any) -> Hashable | None:
         """Returns what equal answers have in common; None if the text has no answer."""
+        if answer is FAILED:
+            return None
         if self._find is not None:
             found: Hashable | None = self._find(answer)
             return found
-        return None if answer == none else json.dumps(answer, default=str)
+        key = json.dumps(answer, default=str)
+        return None if none is not FAILED and key == json.dumps(none, default=str) else key
 
     def aggregation(self) -> dict[str, Any]:
         """Returns metric -> its aggregation, also of the votes."""
@@ -181,9 +206,15 @@ def why_no_vote(task: Any) -> str | None:
 
 
 def add_to_samples(results: Mapping[str, Any]) -> None:
-    """Adds `vote` to logged samples: the winner of each vote by the name of its weight."""
+    """Adds `vote` to logged samples: the winner of each vote by the name of its weight.
+
+    Their filtered answers are those of final texts, as without votes.
+    """
     for samples in (results.get("samples") or {}).values():
         for sample in samples:
-            (answer, *others) = sample["filtered_resps"] or [None]
-            if isinstance(answer, StepAnswers) and not others:
-                sample["vote"] = answer.won
+            answers = sample["filtered_resps"]
+            if len(answers) == 1 and isinstance(answers[0], StepAnswers):
+                sample["vote"] = answers[0].won
+            sample["filtered_resps"] = [
+                answer.final if isinstance(answer, StepAnswers) else answer for answer in answers
+            ]

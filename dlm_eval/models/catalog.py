@@ -311,7 +311,10 @@ def find_loader(source: str, ours: bool = False) -> Loader:
         )
     except UserError:
         raise
-    except Exception as error:  # the user's code may raise anything while it is imported
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the user's code may raise anything while it is imported
         raise UserError(f"model '{source}' cannot be imported: {reason(error)}") from error
     found = next(
         (

@@ -100,6 +100,8 @@ def main() -> None:
                 inbox.put(connection.recv())
         except (EOFError, OSError):
             os._exit(0)  # the driver has ended, so nobody needs an answer
+        except Exception as error:  # a file of the user fails here
+            inbox.put(error)
 
     threading.Thread(target=read, daemon=True).start()
     from dlm_eval.workers.worker import serve

@@ -189,13 +189,18 @@ class Receive(Protocol):
 
 
 def receiver(inbox: queue.SimpleQueue[Any]) -> Receive:
-    """Returns a function that takes messages from `inbox`."""
+    """Returns a function that takes messages from `inbox`, and raises an exception that is in it: a
+    message could not be read.
+    """
 
     def receive(wait: bool = True) -> Any:
         try:
-            return inbox.get(wait)
+            message = inbox.get(wait)
         except queue.Empty:
             return None
+        if isinstance(message, Exception):
+            raise message
+        return message
 
     return receive
 
