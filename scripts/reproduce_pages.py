@@ -12,6 +12,7 @@ import csv
 import sys
 from pathlib import Path
 
+from dlm_eval.decoding.presets import presets
 from dlm_eval.harness.suites import Entry, Suite, suites
 from dlm_eval.models.catalog import baselines, checkpoints, own_families
 
@@ -178,6 +179,7 @@ def suite_page(suite: Suite, known: Measured) -> str:
             ("entry", "task", "settings", "metric", "tested with"),
             [settings(entry) for entry in suite.entries],
         ),
+        *presets_of(suite),
         *departures(suite),
     ]
     return "\n".join(parts)
@@ -225,6 +227,20 @@ def settings(entry: Entry) -> str:
     found += [f"repeats={own.repeats}"] if own.repeats else []
     found += [f"limit={own.limit}"] if own.limit else []
     return row(entry.entry, f"`{entry.task}`", ", ".join(found), metric_of(entry), entry.data or "")
+
+
+def presets_of(suite: Suite) -> list[str]:
+    """Returns the section of the presets that entries name, empty without any."""
+    names = dict.fromkeys((entry.conditions.decode or {}).get("preset") for entry in suite.entries)
+    rows = []
+    for found in (presets()[name] for name in names if name in presets()):
+        values = ",".join(f"{key}={value}" for key, value in found.settings.items())
+        rows.append(row(f"`{found.name}`", f"`{values}`", found.source))
+    text = (
+        "## Presets\n\nWhat the presets of the entries stand for. A setting that is not named has its default "
+        "([decoding](../../reference/decoding.md)).\n"
+    )
+    return [text, table(("preset", "settings", "source"), rows)] if rows else []
 
 
 def departures(suite: Suite) -> list[str]:

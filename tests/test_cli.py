@@ -468,6 +468,17 @@ def test_show_of_nothing_has_the_nearest_name(capsys: pytest.CaptureFixture[str]
     assert "llada" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["llada-8b-instruct", "mdlm"])
+def test_show_of_a_model_has_the_settings_of_its_authors(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", name]) == 0
+    shown = capsys.readouterr().out
+    assert "presets of its authors" in shown
+    one = {"llada-8b-instruct": "llada_instruct_gsm8k: 'gsm8k: ", "mdlm": "mdlm: '"}[name]
+    assert one in shown and "llada15_gsm8k" not in shown
+
+
 def test_show_names_functions_as_the_yaml_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "humaneval_infilling_single_line_oracle_length"]) == 0
     assert (

@@ -331,6 +331,7 @@ def test_06_a_decoder_without_a_known_maximum_says_so(
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "+?" in shown and "the decoder of 5 requests has no known maximum" in shown
+    assert "time: 0+? positions to run" in shown
     assert not (tmp_path / "out").exists()
 
 

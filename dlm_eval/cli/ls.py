@@ -10,12 +10,15 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlm_eval.cli.options import add_options
 from dlm_eval.errors import unknown_name_error
 from dlm_eval.output import table
 from dlm_eval.redaction import redact
+
+if TYPE_CHECKING:
+    from dlm_eval.models.authors import Audience
 
 # Headers and rows of `ls`; and of `show`, by title: the names of a kind, and the facts about one.
 Table = tuple[Sequence[str], Iterable[Sequence[str]]]
@@ -120,6 +123,10 @@ def _strategy_entries() -> Entries:
 
 
 def _presets(_: argparse.Namespace) -> Table:
+    return _presets_of(lambda _: True)
+
+
+def _presets_of(chosen: Callable[[Audience], bool]) -> Table:
     from dlm_eval.decoding.presets import presets
     from dlm_eval.likelihood.presets import estimator_presets
 
@@ -128,9 +135,13 @@ def _presets(_: argparse.Namespace) -> Table:
         return [preset.name, authors, preset.task or "", settings, preset.source]
 
     writing = [
-        row(p, ", ".join(f"{k}={v}" for k, v in p.settings.items())) for p in presets().values()
+        row(p, ", ".join(f"{k}={v}" for k, v in p.settings.items()))
+        for p in presets().values()
+        if chosen(p)
     ]
-    scoring = [row(p, f"--estimator {p.estimator}") for p in estimator_presets().values()]
+    scoring = [
+        row(p, f"--estimator {p.estimator}") for p in estimator_presets().values() if chosen(p)
+    ]
     return ("preset", "authors of", "task", "settings", "source"), [*writing, *scoring]
 
 
@@ -210,6 +221,7 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         found = _of_file(name)
     if "family" in found or "checkpoint" in found:
         found["model_args"] = option_docs(name)
+        found |= _authors_presets(name)
     found |= task_files(name, include_path)
     if not found:
         check_supported(name)
@@ -217,6 +229,16 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
         known = tasks.union(*(names for _, (names, _) in entries))
         raise unknown_name_error("name", name, known, "dlm-eval ls")
     return found
+
+
+def _authors_presets(name: str) -> dict[str, dict[str, str]]:
+    """Returns the settings that the authors of a family or checkpoint published, in one line each."""
+    from dlm_eval.models import checkpoints
+
+    family = checkpoints()[name].family if name in checkpoints() else name
+    _, rows = _presets_of(lambda p: name in p.checkpoints or family in p.families)
+    lines = {row[0]: f"{row[2] or 'all tasks'}: {row[3]}" for row in rows}
+    return {"presets of its authors": lines} if lines else {}
 
 
 def _of_file(name: str) -> dict[str, Any]:

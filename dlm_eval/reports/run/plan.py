@@ -89,7 +89,10 @@ def _facts(plan: Plan) -> Iterator[str]:
         " answers, equal requests once"
     )
     if total.unbounded:
-        yield f"+?: the decoder of {counted(total.unbounded, 'request')} has no known maximum"
+        yield (
+            f"+?: the decoder of {counted(total.unbounded, 'request')} has no known maximum; they are"
+            " in no count of forwards, positions and time"
+        )
     if total.truncated:
         yield f"cut: {counted(total.truncated, 'request', 'do')} not fit the model and lose the left part of their contexts"
     yield from _refused(total)
@@ -101,16 +104,17 @@ def _facts(plan: Plan) -> Iterator[str]:
             f" {_bytes(memory.row_logits)}, activations {_bytes(memory.row_activations)}, KV cache"
             f" {_bytes(memory.row_cache)}"
         )
+    more = "+?" if total.unbounded else ""
     if rate is None or plan.hours is None:
         yield (
-            f"time: {total.positions_left} positions to run on {counted(plan.devices, 'device')};"
+            f"time: {total.positions_left}{more} positions to run on {counted(plan.devices, 'device')};"
             " no speed is known, since the journal has no earlier run of this model"
         )
         return
     where = "" if rate.same_devices else ", with other --devices"
     yield (
-        f"time: {_hours(plan.hours)} at most on {counted(plan.devices, 'device')}, without loading and"
-        f" scoring: {total.positions_left} positions at {rate.per_second:.0f} a second and device"
+        f"time: {_hours(plan.hours)}{more} at most on {counted(plan.devices, 'device')}, without loading and"
+        f" scoring: {total.positions_left}{more} positions at {rate.per_second:.0f} a second and device"
         f" (measured over {rate.seconds:.0f} s of earlier runs"
         f"{' on ' + one_line(', '.join(rate.devices)) if rate.devices else ''}{where})"
     )
