@@ -234,8 +234,8 @@ def presets_of(suite: Suite) -> list[str]:
     names = dict.fromkeys((entry.conditions.decode or {}).get("preset") for entry in suite.entries)
     rows = []
     for found in (presets()[name] for name in names if name in presets()):
-        values = ",".join(f"{key}={value}" for key, value in found.settings.items())
-        rows.append(row(f"`{found.name}`", f"`{values}`", found.source))
+        values = ", ".join(f"{key}={value}" for key, value in found.settings.items())
+        rows.append(row(f"`{found.name}`", values, found.source))
     text = (
         "## Presets\n\nWhat the presets of the entries stand for. A setting that is not named has its default "
         "([decoding](../../reference/decoding.md)).\n"
