@@ -79,9 +79,13 @@ def _models(_: argparse.Namespace) -> Table:
 def _model_entries() -> Entries:
     from dlm_eval.models import baselines, checkpoints, known_families
 
+    known, described = _fields(checkpoints())
     return {
         "family": _fields(known_families()),
-        "checkpoint": _fields(checkpoints()),
+        "checkpoint": (
+            known,
+            lambda name: {**described(name), "size": _size(checkpoints()[name].size)},
+        ),
         "baseline": (baselines(), baselines().__getitem__),
     }
 
