@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dlm_eval.decoding.step_votes import StepWeight, parse_weights
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.setting_checks import check_each, check_samples, check_together
 from dlm_eval.harness.shard import Shard
@@ -23,6 +22,7 @@ from dlm_eval.redaction import learn
 from dlm_eval.settings import attribute_docs, cast_value, describe, parse_pairs, shown
 
 if TYPE_CHECKING:
+    from dlm_eval.decoding.step_votes import StepWeight
     from dlm_eval.likelihood import TaskEstimators
 
 DEFAULT_SEEDS = (0, 1234, 1234, 1234)  # lm-eval's: python, numpy, torch, few-shot
@@ -158,7 +158,11 @@ class RunSettings:
         Raises:
             UserError: `vote` is not allowed.
         """
-        return () if self.vote is None else parse_weights(self.vote)
+        if self.vote is None:
+            return ()
+        from dlm_eval.decoding.step_votes import parse_weights  # imports torch
+
+        return parse_weights(self.vote)
 
     @property
     def seeds(self) -> tuple[int | None, ...]:
