@@ -12,13 +12,16 @@ one of them, which may be later, it is an error. An edited file is run again, wi
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
+import re
 import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -226,10 +229,24 @@ def _files(folder: Path, name: str) -> list[Path]:
 
 def _is_package(name: str) -> bool:
     """Returns whether Python or an installed package has the name."""
-    if name in sys.stdlib_module_names:
+    if name in sys.stdlib_module_names or name in _in_use():
         return True
     origin = _origin(name)
     return origin is not None and _is_installed(origin)
+
+
+@functools.cache
+def _in_use() -> frozenset[str]:
+    """Returns the names of this package and those it needs. They may be installed from a checkout in
+    which the file of the user is.
+    """
+    try:
+        lines = metadata.requires(OURS.name) or []
+    except metadata.PackageNotFoundError:
+        lines = []
+    return frozenset(
+        {OURS.name, *(re.split(r"[^\w-]", line)[0].replace("-", "_") for line in lines)}
+    )
 
 
 def _origin(name: str) -> Path | None:

