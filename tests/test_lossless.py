@@ -140,6 +140,20 @@ def test_self_speculation_on_a_thousand_canvases(
     assert not unequal, f"{len(unequal)} canvases, the first is {canvases[unequal[0]]}"
 
 
+def test_guesses_that_are_not_verified_change_tokens(nemotron: Any) -> None:
+    """The first unequal canvas is printed in docs/reference/decoding-samplers.md."""
+    canvases = random_canvases(nemotron, CANVASES, 10)
+    plain = answers(nemotron, canvases, strategy="left_to_right")
+    unseen = answers(nemotron, canvases, strategy="block_n", gen_block_size=3, verify_num_specs=1)
+    unequal = [number for number in range(CANVASES) if plain[number][0] != unseen[number][0]]
+    assert (len(unequal), unequal[0]) == (92, 13)
+    assert canvases[13].tokens[:6] == (136, 85, BLANK, BLANK, BLANK, 206)
+    assert [one[13][0] for one in (plain, unseen)] == [
+        (124, 43, 40, 43, 43, 42),
+        (124, 43, 40, 40, 2, 25),
+    ]
+
+
 @pytest.mark.parametrize(
     "options",
     [{"guidance": 1.5}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9}, {"logits_eos_inf": True}],
