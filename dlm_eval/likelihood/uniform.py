@@ -88,7 +88,7 @@ class UniformNoise(Budgeted):
     nodes: int | None = option(
         None,
         least=2,
-        most=200,
+        most=100,  # from about 118 on 1 - a of the lowest level is 1 in float64, and its loss NaN
         help="nodes of Gauss-Legendre quadrature in each of two pieces of the noise, with all V^n noisy "
         "texts at each: no noise in the score, up to the quadrature's own error. 2 nodes V^n forwards, "
         "which have to fit max_forwards. None draws noise levels and texts",
