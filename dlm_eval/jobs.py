@@ -25,8 +25,8 @@ from dlm_eval.engine.engine import AHEAD
 from dlm_eval.errors import DlmEvalError, SampleError
 from dlm_eval.likelihood import Estimator, question_program, score_program
 from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.reasons import reason
 from dlm_eval.rng import Noise
-from dlm_eval.user_files import reason
 from dlm_eval.variables import checkpoint_seconds
 
 log = logging.getLogger(__name__)

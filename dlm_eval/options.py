@@ -17,8 +17,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from dlm_eval.errors import DlmEvalError, UserError, unknown_name_error
+from dlm_eval.reasons import reason
 from dlm_eval.settings import alternatives, cast_value, describe, field_types, literals, shown
-from dlm_eval.user_files import reason
 
 T = TypeVar("T")
 

@@ -23,7 +23,8 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from dlm_eval.errors import RunError, UserError, unknown_name_error
-from dlm_eval.user_files import digest_of, reason, run_file
+from dlm_eval.reasons import reason
+from dlm_eval.user_files import digest_of, run_file
 
 T = TypeVar("T")
 OURS = "dlm_eval"

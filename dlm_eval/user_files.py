@@ -1,7 +1,7 @@
 """Python files of the user: models, strategies, estimators, and the functions of tasks.
 
-All of them are run here, so that each may import the files beside it, as a script may, and an error
-in one of them names the file and the line.
+All of them are run here, so that each may import the files beside it, as a script may. Where one of
+them raised an error: `reasons.py`.
 
 A file beside has the name of a top-level module, which is known to the whole process. So an installed
 package of the same name comes first. Of two files of one name in different folders each importer gets
@@ -18,7 +18,6 @@ import importlib.util
 import re
 import sys
 import sysconfig
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -28,40 +27,10 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from dlm_eval.errors import UserError
-from dlm_eval.output import one_line
 
-LONGEST = 600  # characters of an exception's text in a reason
 INSTALLED = ("site-packages", "dist-packages")
 STANDARD = tuple({Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")})
 OURS = Path(__file__).parent
-
-
-# -- errors ----------------------------------------------------------------------------------------
-
-
-def reason(error: BaseException) -> str:
-    """Returns the type and text of an exception on one line, without secrets and not too long, and
-    where in a file of the user it was raised.
-    """
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # a user's own exception may have a broken __str__
-        text = ""
-    # Redacted before it is cut, since redaction does not recognise half of a secret.
-    said = one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
-    said = said if len(said) <= LONGEST else f"{said[:LONGEST]} …"
-    return said + place_of(error)
-
-
-def place_of(error: BaseException) -> str:
-    """Returns " (in FILE, line N)": where in a file of the user an exception was raised, or what that
-    file called. "" if none of the user's files was involved.
-    """
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename)
-        if is_users(file):
-            return one_line(f" (in {file.name}, line {frame.lineno})")
-    return ""
 
 
 def is_users(file: Path) -> bool:
@@ -74,9 +43,6 @@ def _is_installed(file: Path) -> bool:
     return any(part in INSTALLED for part in file.parts) or any(
         folder in file.parents for folder in STANDARD
     )
-
-
-# -- running ---------------------------------------------------------------------------------------
 
 
 def run_file(place: Path, name: str, **values: Any) -> ModuleType:

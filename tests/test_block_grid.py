@@ -8,7 +8,7 @@ import torch
 
 from dlm_eval import Canvas, UserError, fill, load_model
 from dlm_eval.decoding import resolve
-from dlm_eval.decoding.state import block_grid, split_blocks, whole_blocks
+from dlm_eval.decoding.blocks import block_grid, split_blocks, whole_blocks
 from dlm_eval.models.block_grid import BlockGrid
 from dlm_eval.models.families.toy import Toy, ToySettings
 

@@ -9,6 +9,7 @@ import pytest
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import STRATEGIES, describe_strategies, expand, fill, presets, resolve
 from dlm_eval.decoding.schedules import cosine, even, linear, timestep
+from dlm_eval.decoding.settings import LATER
 from dlm_eval.errors import UserError
 from dlm_eval.models import checkpoints
 from dlm_eval.models.families.toy import Toy, ToySettings
@@ -121,3 +122,10 @@ def test_schedules() -> None:
         left -= linear(22, left, i, 22)
         kept.append(left)
     assert kept == [21 - i if i != 8 else 12 for i in range(22)]
+
+
+def test_settings_that_came_later_are_named_only_if_they_are_set() -> None:
+    """Answers of journals from before them stay known."""
+    assert not LATER.keys() & resolve({}).identity().keys()
+    changed = resolve({"step_texts": True, "align_inputs_to_blocks": False}).identity()
+    assert (changed["step_texts"], changed["align_inputs_to_blocks"]) == (True, False)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from plugin_files import left_as_it_was
 
-from dlm_eval import UserError, evaluate, user_files
+from dlm_eval import UserError, evaluate, reasons, user_files
 from dlm_eval.cli import main
 from dlm_eval.decoding import STRATEGIES
 from dlm_eval.harness.sample_errors import MOST_SHOWN, Repeated
@@ -98,7 +98,7 @@ def test_an_error_names_the_line_of_the_users_file(name: str, tmp_path: Path) ->
     module = run_file(tmp_path / "mine.py", "mine_of_a_test")
     with pytest.raises(Exception) as caught:  # noqa: PT011
         module.f(value)
-    assert user_files.place_of(caught.value).endswith(f" (in mine.py, line {line})")
+    assert reasons.place_of(caught.value).endswith(f" (in mine.py, line {line})")
 
 
 def test_an_error_without_a_file_of_the_user_names_none() -> None:
@@ -106,7 +106,7 @@ def test_an_error_without_a_file_of_the_user_names_none() -> None:
     with pytest.raises(ValueError, match="invalid literal") as caught:
         exec(code)
     error = caught.value.with_traceback(caught.value.__traceback__.tb_next)  # type: ignore[union-attr]
-    assert user_files.reason(error) == "ValueError: invalid literal for int() with base 10: 'a'"
+    assert reasons.reason(error) == "ValueError: invalid literal for int() with base 10: 'a'"
 
 
 def model_file(line: str) -> str:

@@ -41,6 +41,8 @@ from dlm_eval.options import (
     value_error,
 )
 
+# Settings that are not named at their defaults, so that answers of older journals stay known.
+LATER = {"step_texts": False, "align_inputs_to_blocks": True}
 PER_STEP = ("even", "carry")  # schedules that write at least one token per step
 
 
@@ -258,8 +260,9 @@ class DecodeSettings:
         journal keys.
         """
         general = {name: vars(self)[name] for name in FIELDS}
-        if not self.step_texts:  # answers of journals from before the setting stay known
-            del general["step_texts"]
+        for name, usual in LATER.items():
+            if general[name] == usual:
+                del general[name]
         return {**self.strategy.identity(), **general, **self.cache.identity()}
 
     def check(self, length: int, block: int | None = None) -> None:

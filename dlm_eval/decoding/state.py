@@ -10,8 +10,8 @@ Shape letters: L = positions of the canvas now, W = positions that a step consid
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator
+from dataclasses import replace
 from math import isnan
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlm_eval.canvas import BLANK, Canvas, Filling
+from dlm_eval.decoding.blocks import Block, block_grid, split_blocks, whole_blocks
 from dlm_eval.decoding.caches import visible_end
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.exits import EarlyExit
@@ -38,7 +39,6 @@ from dlm_eval.decoding.step_texts import StepTexts
 from dlm_eval.engine import ForwardRow, Layout, LogProbs, Output
 from dlm_eval.engine.rows import Kept
 from dlm_eval.errors import SampleError
-from dlm_eval.models.block_grid import BlockGrid
 from dlm_eval.models.denoiser import (
     Denoiser,
     exact_cache_block,
@@ -48,73 +48,6 @@ from dlm_eval.models.denoiser import (
 )
 from dlm_eval.printable import counted
 from dlm_eval.rng import Noise
-
-
-@dataclass(frozen=True)
-class Block:
-    """Open positions that are filled together.
-
-    Attributes:
-        number: from 0, from left to right.
-        size: number of positions for the schedule.
-        steps: number of steps of the schedule.
-    """
-
-    number: int
-    size: int
-    steps: int
-
-
-def block_grid(model: Denoiser, canvas: Canvas, settings: DecodeSettings) -> BlockGrid | None:
-    """Returns where the blocks of a block-causal model begin in a canvas; None of other models.
-
-    They are counted from position 0, or from the end of the prompt, which is the first open position
-    (`DecodeSettings.align_inputs_to_blocks`). All that divides a canvas into blocks asks here.
-    """
-    if model.block_length is None:
-        return None
-    begin = 0 if settings.align_inputs_to_blocks else canvas.open_flags.index(1)
-    return BlockGrid(model.block_length, begin)
-
-
-def whole_blocks(canvas: Canvas, grid: BlockGrid | None) -> Canvas:
-    """Returns the canvas with its last block completed, as block-causal models need."""
-    missing = grid.missing(len(canvas)) if grid is not None and canvas.open[-1] else 0
-    tokens, is_open = canvas.tokens + (BLANK,) * missing, canvas.open + (True,) * missing
-    return replace(canvas, tokens=tokens, open=is_open)
-
-
-def split_blocks(
-    positions: Ints, settings: DecodeSettings, grid: BlockGrid | None
-) -> Iterator[tuple[Ints, Block]]:
-    """Yields the positions of each block in order, and the block.
-
-    A block is a run of `block_length` open positions, or of `block_length` positions from the first
-    open one if the strategy counts given ones too (`Strategy.blocks_count_given`). Blocks of a
-    block-causal model are its own, or equal parts of them.
-    A strategy that divides the text itself (`owns_blocks`) has one block under full attention.
-    """
-    if grid is not None:
-        size = settings.block_length or grid.length
-        numbers = grid.parts(size).numbers(positions)
-        parts = np.split(positions, np.nonzero(np.diff(numbers))[0] + 1)
-    elif settings.strategy.blocks_count_given and settings.block_length is not None:
-        number_of = (positions - positions[0]) // settings.block_length
-        parts = np.split(positions, np.nonzero(np.diff(number_of))[0] + 1)
-    else:
-        size = len(positions)
-        if settings.block_length is not None and not settings.strategy.owns_blocks:
-            size = settings.block_length
-        parts = np.split(positions, range(size, len(positions), size))
-    for number, part in enumerate(parts):
-        shared = settings.steps // len(parts) if settings.steps is not None else None
-        # The schedule of a block-causal model counts all of its block, even if some positions are
-        # given.
-        counted = size if grid is not None else len(part)
-        yield part, Block(number, counted, max(1, settings.steps_per_block or shared or len(part)))
-
-
-# -- the canvas ------------------------------------------------------------------------------------
 
 
 class DecodeState:
@@ -180,9 +113,7 @@ class DecodeState:
         if settings.early_exit and not canvas.draft:  # a draft's tokens are written, but not final
             self.early_exit = EarlyExit(model, np.array(hole), ends_with_hole, settings.until)
         guided = settings.guidance_factor != 1
-        self.cache = settings.cache.policy(model, guided, settings.strategy.reads)
-        if self.grid is not None:
-            self.cache.grid = self.grid
+        self.cache = settings.cache.policy(model, guided, settings.strategy.reads, self.grid)
         self.kept = Kept()
         self.memory: Any = None
         self.known: tuple[Query, Ints, Output] | None = None

@@ -20,12 +20,13 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from dlm_eval.canvas import Canvas, Filling
+from dlm_eval.decoding.blocks import Block, block_grid, split_blocks, whole_blocks
 from dlm_eval.decoding.checkpoints import no_offer
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.samples import best_program, repeat
 from dlm_eval.decoding.schedules import schedule
 from dlm_eval.decoding.settings import DecodeSettings
-from dlm_eval.decoding.state import Block, DecodeState, block_grid, split_blocks, whole_blocks
+from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Bools, Edit, Ints, Query, StepState
 from dlm_eval.decoding.strategy import FillRequest, Strategy
 from dlm_eval.engine import ForwardRow, Output, Program
@@ -205,7 +206,7 @@ class Unmasking(Strategy):
         places = np.array(whole_blocks(canvas, grid).open_positions)
         least = 2 if logit_shift(model) > 0 else 1  # see `DecodeState.first_position_alone`
         rows = int(canvas.draft)  # the row that reads it
-        cache = settings.cache.policy(model, settings.guidance_factor != 1, self.reads)
+        cache = settings.cache.policy(model, settings.guidance_factor != 1, self.reads, grid)
         if cache.narrows:  # a quota may be more than the candidates
             return None
         for part, block in split_blocks(places, settings, grid):
@@ -264,7 +265,7 @@ class Unmasking(Strategy):
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
         # raises if the model does not have the cache
-        settings.cache.policy(model, settings.guidance_factor != 1, self.reads)
+        settings.cache.policy(model, settings.guidance_factor != 1, self.reads, None)
         whole = model.block_length is not None and (
             settings.block_length in (None, model.block_length)
         )

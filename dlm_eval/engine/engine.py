@@ -29,7 +29,7 @@ from dlm_eval.errors import DlmEvalError, OutOfMemory, RunError, SampleError
 from dlm_eval.models.denoiser import Denoiser, can_pad, device_of, is_batch_invariant
 from dlm_eval.models.probes import device_lost, out_of_memory
 from dlm_eval.printable import counted
-from dlm_eval.user_files import place_of
+from dlm_eval.reasons import place_of
 
 T = TypeVar("T")
 AHEAD = 2  # the next batch is chosen from this many batches of the oldest rows

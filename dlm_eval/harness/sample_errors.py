@@ -31,8 +31,8 @@ from dlm_eval.harness.results import Record, doc_key
 from dlm_eval.harness.scorer_draws import draws_of
 from dlm_eval.output import one_line
 from dlm_eval.printable import counted, is_text
+from dlm_eval.reasons import reason
 from dlm_eval.signals import of_the_user
-from dlm_eval.user_files import reason
 
 # Number of answers on which a filter may exceed its time limit. After that, all remaining answers
 # fail immediately.

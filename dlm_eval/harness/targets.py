@@ -17,7 +17,7 @@ from lm_eval.utils import apply_template
 
 from dlm_eval.errors import DlmEvalError
 from dlm_eval.printable import is_text
-from dlm_eval.user_files import reason
+from dlm_eval.reasons import reason
 
 T = TypeVar("T")
 MOST_SHOWN = 60  # maximum characters of a target in a message

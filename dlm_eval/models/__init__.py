@@ -31,7 +31,7 @@ from dlm_eval.models.catalog import (
     strategy_of,
     unsupported,
 )
-from dlm_eval.user_files import reason
+from dlm_eval.reasons import reason
 
 if TYPE_CHECKING:
     from dlm_eval.models.denoiser import Denoiser

@@ -21,8 +21,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.reasons import reason
 from dlm_eval.settings import attribute_docs, from_mapping
-from dlm_eval.user_files import reason, run_file
+from dlm_eval.user_files import run_file
 
 if TYPE_CHECKING:
     from dlm_eval.models.denoiser import Denoiser
@@ -311,10 +312,7 @@ def find_loader(source: str, ours: bool = False) -> Loader:
         )
     except UserError:
         raise
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # the user's code may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # of the user's code
         raise UserError(f"model '{source}' cannot be imported: {reason(error)}") from error
     found = next(
         (

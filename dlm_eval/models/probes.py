@@ -36,7 +36,7 @@ from dlm_eval.models.denoiser import (
     offers,
 )
 from dlm_eval.models.kv_cache import KVCache, gather
-from dlm_eval.user_files import reason
+from dlm_eval.reasons import reason
 
 LENGTH = 8
 FLUENT = (

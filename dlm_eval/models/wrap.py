@@ -19,7 +19,7 @@ from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import NO_MASK, Attention, Process
 from dlm_eval.models.probes import check_cache, probe, rows_are_invariant
 from dlm_eval.models.tokenizer import TokenizerInfo
-from dlm_eval.user_files import reason
+from dlm_eval.reasons import reason
 
 NAMELESS = "wrapped"
 

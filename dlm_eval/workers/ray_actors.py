@@ -21,8 +21,8 @@ from typing import Any
 
 from dlm_eval.errors import UserError
 from dlm_eval.output import SafeRecord
+from dlm_eval.reasons import reason
 from dlm_eval.redaction import learn, redact_message
-from dlm_eval.user_files import reason
 from dlm_eval.workers.messages import Events, Exited, Failed, WorkerConfig, receiver
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from dlm_eval.budget import make_engine
 from dlm_eval.errors import DlmEvalError, UserError
 from dlm_eval.jobs import Answer, Checkpoint, Job, drive_jobs
 from dlm_eval.models import load_model, probes
-from dlm_eval.user_files import reason
+from dlm_eval.reasons import reason
 from dlm_eval.workers.chunks import question
 from dlm_eval.workers.messages import (
     GIVE_BACK,

@@ -15,6 +15,7 @@ from dlm_eval.decoding.certainty import certainty_density
 from dlm_eval.decoding.draw import Measure
 from dlm_eval.decoding.step import NO_NUMBERS, NONE, Bools, Floats, Ints
 from dlm_eval.engine import Output
+from dlm_eval.models.block_grid import BlockGrid
 from dlm_eval.models.denoiser import Denoiser, logit_shift
 from dlm_eval.models.feature_cache import FeatureCache, PositionPlan
 from dlm_eval.options import option
@@ -51,7 +52,9 @@ class D2Cache(DecodeCache):
         help="gaps between computed positions that are computed too, up to this distance",
     )
 
-    def policy(self, model: Denoiser, guided: bool, measure: Measure | None) -> CachePolicy:
+    def policy(
+        self, model: Denoiser, guided: bool, measure: Measure | None, grid: BlockGrid | None
+    ) -> CachePolicy:
         feature_caching(self, model)
         return AdaptiveCache(self, logit_shift(model), measure)
 

@@ -14,6 +14,7 @@ from dlm_eval.decoding.caches.policy import CachePolicy, DecodeCache, Lasts, fea
 from dlm_eval.decoding.draw import Measure
 from dlm_eval.decoding.step import Bools, Ints
 from dlm_eval.errors import UserError
+from dlm_eval.models.block_grid import BlockGrid
 from dlm_eval.models.denoiser import Denoiser, logit_shift
 from dlm_eval.models.feature_cache import FeatureCache, PositionPlan
 from dlm_eval.options import option
@@ -41,7 +42,9 @@ class DkvCache(DecodeCache):
         "after the token behind it is written ('un', the default) or after both are ('un_right')",
     )
 
-    def policy(self, model: Denoiser, guided: bool, measure: Measure | None) -> CachePolicy:
+    def policy(
+        self, model: Denoiser, guided: bool, measure: Measure | None, grid: BlockGrid | None
+    ) -> CachePolicy:
         feature_caching(self, model)
         shift = logit_shift(model)
         if self.shift_type is not None and not shift:

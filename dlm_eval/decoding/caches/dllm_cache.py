@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from dlm_eval.decoding.caches.policy import CachePolicy, DecodeCache, Lasts, feature_caching
 from dlm_eval.decoding.draw import Measure
 from dlm_eval.decoding.step import Bools, Ints
+from dlm_eval.models.block_grid import BlockGrid
 from dlm_eval.models.denoiser import Denoiser, FeatureCacheDenoiser
 from dlm_eval.models.feature_cache import FeatureCache, FeaturePlan
 from dlm_eval.options import option
@@ -37,7 +38,9 @@ class DllmCache(DecodeCache):
         speed=True,
     )
 
-    def policy(self, model: Denoiser, guided: bool, measure: Measure | None) -> CachePolicy:
+    def policy(
+        self, model: Denoiser, guided: bool, measure: Measure | None, grid: BlockGrid | None
+    ) -> CachePolicy:
         return LayerFeatureCache(feature_caching(self, model), self)
 
 

@@ -27,11 +27,9 @@ class PrefixCache(CachePolicy):
     The prefix runs once, with the first row that finds it finished.
     """
 
-    grid: BlockGrid
-
-    def __init__(self, model: CachingDenoiser) -> None:
+    def __init__(self, model: CachingDenoiser, grid: BlockGrid | None) -> None:
         assert model.exact_cache_block is not None
-        self.grid = BlockGrid(model.exact_cache_block)
+        self._grid = grid or BlockGrid(model.exact_cache_block)
         self._cache, self._shift, self._mask_id = KVCache(), model.logit_shift, model.mask_id
         self._whole_blocks = runs_whole_blocks(model)
         # positions before the first mask that attend to it
@@ -44,11 +42,11 @@ class PrefixCache(CachePolicy):
         front = int(unknown.argmax()) if unknown.any() else len(tokens)
         if front < len(tokens):
             front = max(0, front - self._unsettled)
-        finished, known = self.grid.floor(front), self.grid.floor(self._cache.agrees(tokens))
+        finished, known = self._grid.floor(front), self._grid.floor(self._cache.agrees(tokens))
         begin = min(known, int(at[0]) - self._shift)
         if self._unsettled:
             begin = min(begin, front)  # a written mask token is a mask to the model
-        begin = self.grid.floor(begin) if self._whole_blocks else max(0, begin)
+        begin = self._grid.floor(begin) if self._whole_blocks else max(0, begin)
         span = (begin, len(tokens)) if begin else None
         return {
             "kv_cache": self._cache,
@@ -70,11 +68,13 @@ class Exact(DecodeCache):
 
     name: ClassVar[str] = "exact"
 
-    def policy(self, model: Denoiser, guided: bool, measure: Measure | None) -> CachePolicy:
+    def policy(
+        self, model: Denoiser, guided: bool, measure: Measure | None, grid: BlockGrid | None
+    ) -> CachePolicy:
         able = caching(model)
         if able is None or able.exact_cache_block is None or guided:
             return CachePolicy()
-        return PrefixCache(able)
+        return PrefixCache(able, grid)
 
     def is_used(self, model: Denoiser, guided: bool) -> bool:
         able = caching(model)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from dlm_eval.decoding.caches.policy import CachePolicy, DecodeCache, Lasts, kv_caching
 from dlm_eval.decoding.draw import Measure
 from dlm_eval.decoding.step import Bools, Ints
+from dlm_eval.models.block_grid import BlockGrid
 from dlm_eval.models.denoiser import CachingDenoiser, Denoiser
 from dlm_eval.models.kv_cache import KVCache
 
@@ -53,7 +54,9 @@ class Prefix(DecodeCache):
     approximate: ClassVar[bool] = True
     by_block: ClassVar[bool] = True
 
-    def policy(self, model: Denoiser, guided: bool, measure: Measure | None) -> CachePolicy:
+    def policy(
+        self, model: Denoiser, guided: bool, measure: Measure | None, grid: BlockGrid | None
+    ) -> CachePolicy:
         return BlockCache(kv_caching(self, model), both_sides=False)
 
 
@@ -66,5 +69,7 @@ class Dual(DecodeCache):
     by_block: ClassVar[bool] = True
     block_alone: ClassVar[bool] = True
 
-    def policy(self, model: Denoiser, guided: bool, measure: Measure | None) -> CachePolicy:
+    def policy(
+        self, model: Denoiser, guided: bool, measure: Measure | None, grid: BlockGrid | None
+    ) -> CachePolicy:
         return BlockCache(kv_caching(self, model), both_sides=True)

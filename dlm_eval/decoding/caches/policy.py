@@ -37,11 +37,8 @@ class CachePolicy:
             since it can be 'recomputed'.
         ages: whether a row that writes nothing changes what later rows read.
         narrows: whether `candidates` leaves positions out.
-        grid: where the blocks of the canvas begin (`state.block_grid`), set with the canvas; None
-            without blocks.
     """
 
-    grid: BlockGrid | None = None
     first_alone: bool = False
     lasts: Lasts = "recomputed"
     ages: bool = False
@@ -98,13 +95,16 @@ class DecodeCache:
     def __post_init__(self) -> None:
         check_options(self, "decode")
 
-    def policy(self, model: Denoiser, guided: bool, measure: Measure | None) -> CachePolicy:
+    def policy(
+        self, model: Denoiser, guided: bool, measure: Measure | None, grid: BlockGrid | None
+    ) -> CachePolicy:
         """Returns the policy of a canvas.
 
         Args:
             model: the denoiser.
             guided: whether rows have an unconditional twin; they are never cached.
             measure: what the strategy's scores are (`Strategy.reads`).
+            grid: where the blocks of the canvas begin (`blocks.block_grid`); None without blocks.
 
         Raises:
             UserError: the model does not have such a cache, or has an exact one.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dlm_eval.decoding.draw import Draw, Measure
+from dlm_eval.decoding.end_tokens import end_ids
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Bools, Edit, Floats, Ints, Query, StepState
 from dlm_eval.decoding.strategies import highest
@@ -174,7 +175,9 @@ class D2F(Unmasking, name="d2f"):
         )
         token, logprob, score = (yield from state.run([row]))[0]
         chosen = self.choose(logprob, score, of, pipeline.complete)
-        pipeline.ended |= bool(np.isin(token[chosen], self._end_ids(state)).any())
+        pipeline.ended |= bool(
+            np.isin(token[chosen], end_ids(self.eos_token_id, state.model)).any()
+        )
         return Edit(at[chosen], token[chosen], logprob[chosen])
 
     def choose(self, logprob: Floats, score: Floats, of: Ints, complete: list[bool]) -> Bools:
@@ -197,6 +200,3 @@ class D2F(Unmasking, name="d2f"):
         """Returns who sees whom in a row of `end` tokens whose answer begins at `first`."""
         block = np.maximum(np.arange(end) - first, -1) // self.block_size
         return Layout(np.arange(end), block[None, :] <= block[:, None])
-
-    def _end_ids(self, state: DecodeState) -> tuple[int, ...]:
-        return state.model.eos_ids if self.eos_token_id is None else (self.eos_token_id,)

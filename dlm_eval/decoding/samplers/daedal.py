@@ -17,11 +17,12 @@ from torch import Tensor
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding.draw import Draw, without
+from dlm_eval.decoding.end_tokens import check_end, end_token
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import NONE, Bools, Edit, Floats, Ints, Query, StepState
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.engine import ForwardRow, Output
-from dlm_eval.errors import SampleError, UserError
+from dlm_eval.errors import SampleError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.options import option, value_error
 
@@ -95,27 +96,12 @@ def sure_or_best(reading: Reading, waiting: Ints, threshold: float, mask: int) -
     return chosen
 
 
-def end_token(strategy: str, asked: int | None, model: Denoiser) -> int:
-    """Returns the end token that was asked for, or the model's.
-
-    Raises:
-        UserError: the model has none.
-    """
-    if asked is None and not model.eos_ids:
-        raise UserError(
-            f"decode strategy '{strategy}': {model.name} names no end-of-text token; set eos_token_id"
-        )
-    return model.eos_ids[0] if asked is None else asked
-
-
 def check_ends(strategy: str, asked: int | None, longest: int, model: Denoiser) -> None:
     """Raises UserError if the model has not this end token, or not the `longest` answer's positions."""
     if longest > model.max_length:
         allowed = f"at most the {model.max_length} positions of {model.name}"
         raise value_error("decode max_gen_length", longest, allowed)
-    if (end := end_token(strategy, asked, model)) >= model.vocab_size:
-        allowed = f"an id that {model.name} predicts, 0 to {model.vocab_size - 1}"
-        raise value_error("decode eos_token_id", end, allowed)
+    check_end(end_token(strategy, asked, model), model)
 
 
 @dataclass(frozen=True, kw_only=True)

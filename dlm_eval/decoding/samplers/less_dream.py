@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from dlm_eval.decoding.draw import Draw, Measure
+from dlm_eval.decoding.end_tokens import check_end, end_ids
 from dlm_eval.decoding.samplers.less import WithDrift
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Bools, Edit, Floats, Ints, Query, StepState
@@ -23,7 +24,7 @@ from dlm_eval.decoding.strategies import highest
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.engine import ForwardRow, Output
 from dlm_eval.models.denoiser import Denoiser
-from dlm_eval.options import option, value_error
+from dlm_eval.options import option
 
 if TYPE_CHECKING:
     from dlm_eval.decoding.settings import DecodeSettings
@@ -105,9 +106,7 @@ class LessDream(Unmasking, name="less_dream"):
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
-        if self.eos_token_id is not None and self.eos_token_id >= model.vocab_size:
-            allowed = f"an id that {model.name} predicts, 0 to {model.vocab_size - 1}"
-            raise value_error("decode eos_token_id", self.eos_token_id, allowed)
+        check_end(self.eos_token_id, model)
 
     def most_steps(self, n: int, steps: int) -> int | None:
         return min(n, steps + 1)
@@ -140,8 +139,7 @@ class LessDream(Unmasking, name="less_dream"):
 
     def _ends(self, token: Ints, model: Denoiser) -> Bools:
         """Returns [W] whether a token is the end of text."""
-        ends = model.eos_ids[:1] if self.eos_token_id is None else (self.eos_token_id,)
-        return np.isin(token, ends)
+        return np.isin(token, end_ids(self.eos_token_id, model)[:1])
 
     def _sure(self, probability: Floats, moved: Floats, ends: Bools, share: float) -> Bools:
         """Returns [W] whether probability and drift (nats) are good enough after this share of the

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from dlm_eval.decoding.draw import Draw, Measure
+from dlm_eval.decoding.end_tokens import end_ids
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import NONE, Bools, Edit, Floats, Ints, StepState
 from dlm_eval.decoding.strategies import highest
@@ -115,7 +116,7 @@ class MultiBlock(Unmasking, name="multi_block"):
         tokens, logprobs, open_ = state.tokens.copy(), state.logprob.copy(), state.open.copy()
         tokens[at], logprobs[at], open_[at], begun.filled = token, logprob, False, NONE
         written = at
-        ends = np.isin(tokens[places], self._end_ids(state)) & ~open_[places]
+        ends = np.isin(tokens[places], end_ids(self.eos_token_id, state.model)) & ~open_[places]
         if self.early_stop and ends.any() and open_[places].any():
             end = places[ends.argmax()]
             behind = places[places > end]
@@ -125,6 +126,3 @@ class MultiBlock(Unmasking, name="multi_block"):
             tokens[other], logprobs[other] = tokens[end], 0.0
             written = np.union1d(at, other)
         return Edit(written, tokens[written], logprobs[written])
-
-    def _end_ids(self, state: DecodeState) -> tuple[int, ...]:
-        return state.model.eos_ids if self.eos_token_id is None else (self.eos_token_id,)

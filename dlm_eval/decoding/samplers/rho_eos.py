@@ -17,14 +17,8 @@ import numpy as np
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding.draw import Draw
-from dlm_eval.decoding.samplers.daedal import (
-    WINDOW,
-    EndReader,
-    Reading,
-    check_ends,
-    end_token,
-    sure_or_best,
-)
+from dlm_eval.decoding.end_tokens import end_token
+from dlm_eval.decoding.samplers.daedal import WINDOW, EndReader, Reading, check_ends, sure_or_best
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import NONE, Bools, Edit, Query, StepState
 from dlm_eval.decoding.unmasking import Ends, Unmasking

@@ -61,7 +61,29 @@ def surer_than_before(confidence: Floats, is_open: Bools, written: Floats, least
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saber(Unmasking, name="saber"):
+class _Revocable(Unmasking):
+    """What both have in common: a step takes back fewer tokens than it has written."""
+
+    takes_schedule: ClassVar[bool] = False
+    takes_steps: ClassVar[bool] = False
+    owns_blocks: ClassVar[bool] = True
+    keeps_state: ClassVar[bool] = True
+    reads: ClassVar[Measure | None] = "probability"
+
+    @property
+    def revisits(self) -> bool:
+        return True
+
+    @property
+    def tokens_are_final(self) -> bool:
+        return False
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return n  # each step leaves at least one token more, or fills the block or hole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saber(_Revocable, name="saber"):
     """all surer than the mean of those before; takes back those that lost most confidence (Saber)
 
     Dong et al. 2025, arXiv 2510.18165; github.com/zhaoyMa/Saber 2f061e2, decoding.py
@@ -79,23 +101,7 @@ class Saber(Unmasking, name="saber"):
     """
 
     n: int = option(2, least=1, help="minimum number of tokens that a step writes", speed=True)
-    takes_schedule: ClassVar[bool] = False
-    takes_steps: ClassVar[bool] = False
-    owns_blocks: ClassVar[bool] = True
-    keeps_state: ClassVar[bool] = True
-    reads: ClassVar[Measure | None] = "probability"
     shows_whole: ClassVar[str] = "takes back tokens of earlier blocks"
-
-    @property
-    def revisits(self) -> bool:
-        return True
-
-    @property
-    def tokens_are_final(self) -> bool:
-        return False
-
-    def most_steps(self, n: int, steps: int) -> int | None:
-        return n  # each step leaves at least one token more, or fills the block
 
     def memory(self, state: DecodeState) -> Confidences:
         count = len(state.block_positions)
@@ -162,7 +168,7 @@ class AlsoNow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SaberDream(Unmasking, name="saber_dream"):
+class SaberDream(_Revocable, name="saber_dream"):
     """all surer than the mean of those before; takes back the least probable tokens (Saber for Dream)
 
     Dong et al. 2025, arXiv 2510.18165; github.com/zhaoyMa/Saber 2f061e2, Dream/generation_utils.py
@@ -176,24 +182,8 @@ class SaberDream(Unmasking, name="saber_dream"):
     0 their confidence is `confidence_from=sampling`.
     """
 
-    takes_schedule: ClassVar[bool] = False
-    takes_steps: ClassVar[bool] = False
-    owns_blocks: ClassVar[bool] = True
     takes_block_length: ClassVar[bool] = False
-    keeps_state: ClassVar[bool] = True
-    reads: ClassVar[Measure | None] = "probability"
     shows_whole: ClassVar[str] = "takes back tokens anywhere in the hole"
-
-    @property
-    def revisits(self) -> bool:
-        return True
-
-    @property
-    def tokens_are_final(self) -> bool:
-        return False
-
-    def most_steps(self, n: int, steps: int) -> int | None:
-        return n  # each step leaves at least one token more, or fills the hole
 
     def memory(self, state: DecodeState) -> Floats:
         """Returns [n] the probability with which each position was first written, -inf before."""

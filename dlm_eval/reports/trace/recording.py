@@ -17,7 +17,7 @@ from typing import Any
 
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding import DecodeSettings, TraceStep, fill_outcomes
-from dlm_eval.decoding.state import block_grid, whole_blocks
+from dlm_eval.decoding.blocks import block_grid, whole_blocks
 from dlm_eval.engine import Engine
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.trajectories import pieces
