@@ -78,9 +78,6 @@ class _Revocable(Unmasking):
     def tokens_are_final(self) -> bool:
         return False
 
-    def most_steps(self, n: int, steps: int) -> int | None:
-        return n  # each step leaves at least one token more, or fills the block or hole
-
 
 @dataclass(frozen=True, kw_only=True)
 class Saber(_Revocable, name="saber"):
@@ -102,6 +99,9 @@ class Saber(_Revocable, name="saber"):
 
     n: int = option(2, least=1, help="minimum number of tokens that a step writes", speed=True)
     shows_whole: ClassVar[str] = "takes back tokens of earlier blocks"
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return n  # each step leaves at least one token more, or fills the block
 
     def memory(self, state: DecodeState) -> Confidences:
         count = len(state.block_positions)
@@ -184,6 +184,9 @@ class SaberDream(_Revocable, name="saber_dream"):
 
     takes_block_length: ClassVar[bool] = False
     shows_whole: ClassVar[str] = "takes back tokens anywhere in the hole"
+
+    def most_steps(self, n: int, steps: int) -> int | None:
+        return n  # each step leaves at least one token more, or fills the hole
 
     def memory(self, state: DecodeState) -> Floats:
         """Returns [n] the probability with which each position was first written, -inf before."""
