@@ -19,7 +19,7 @@ FLAGS = b"\0" + b"\1" * 255  # byte -> whether it is not 0
 BLANK = -1  # open position without a known token: it can be filled, but not scored
 
 
-class _Packed(Generic[T]):
+class PackedTuple(Generic[T]):
     """A field that reads as a tuple, but is stored compactly (a tuple takes 8 bytes per value)."""
 
     def __init__(
@@ -83,8 +83,8 @@ class Canvas:
             from the beginning. Without it filling ignores these tokens.
     """
 
-    tokens: _Packed[int] = _Packed(_int32, tuple)  # four bytes per position
-    open: _Packed[bool] = _Packed(_bytes, _flags)  # one byte
+    tokens: PackedTuple[int] = PackedTuple(_int32, tuple)  # four bytes per position
+    open: PackedTuple[bool] = PackedTuple(_bytes, _flags)  # one byte
     key: str = ""
     draft: bool = False
 

@@ -479,7 +479,7 @@ def test_19_the_parts_of_ci_are_listed_and_run_every_night() -> None:
     listed = re.findall(r"^\| `\.ci/full (\w+)` \|", rows, re.MULTILINE)
     assert listed == parts
     unknown = subprocess.run(["bash", ROOT / ".ci" / "full", "newst"], capture_output=True, text=True)  # fmt: skip
-    assert unknown.returncode == 2 and "no part 'newst': pinned, newest" in unknown.stderr
+    assert unknown.returncode == 2 and "no part 'newst': newest, long" in unknown.stderr
 
 
 def test_19_the_citation_has_the_version_and_licence_of_the_package() -> None:

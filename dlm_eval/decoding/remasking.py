@@ -188,6 +188,7 @@ class EditTokens(Unmasking, name="edit"):
     )
     max_post_steps: int = option(16, least=0, help="maximum number of steps on a full block")
     takes_schedule: ClassVar[bool] = False
+    ignores_steps: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "stable"
     revises: ClassVar[bool] = True

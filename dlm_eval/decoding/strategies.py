@@ -167,6 +167,7 @@ class Threshold(Unmasking, name="threshold"):
         help="maximum number of tokens that a step writes; 'schedule': the schedule's quota "
         "(Fast-dLLM on Dream)",
     )
+    ignores_steps: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "probability"
 
     def most_steps(self, n: int, steps: int) -> int | None:
@@ -190,6 +191,7 @@ class Factor(Unmasking, name="factor"):
 
     factor: float = option(least=0, help="Fast-dLLM's factor", speed=True)
     takes_schedule: ClassVar[bool] = False
+    ignores_steps: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "probability"
 
     def most_steps(self, n: int, steps: int) -> int | None:
@@ -215,6 +217,7 @@ class EntropyBound(Unmasking, name="entropy_bound"):
         speed=True,
     )
     takes_schedule: ClassVar[bool] = False
+    ignores_steps: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "entropy"
 
     def most_steps(self, n: int, steps: int) -> int | None:
@@ -245,6 +248,7 @@ class Window(Unmasking, name="window"):
         help="nats added to a candidate's entropy for each position after the first open one",
     )
     takes_schedule: ClassVar[bool] = False
+    ignores_steps: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "entropy"
 
     def candidates(self, at: Ints) -> Ints:

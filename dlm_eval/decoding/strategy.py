@@ -37,6 +37,8 @@ OF_DRAWS = (
     "temperature", "top_p", "top_k", "top_p_rule", "logits_temp", "confidence_from", "logits_eos_inf", "rerank",
 )  # fmt: skip
 
+STEPS = ("steps", "steps_per_block")
+
 # Why a strategy whose rows have a `Layout` does not work with a model.
 NO_LAYOUTS = "its rows cannot say where each token stands and what it sees"
 
@@ -76,6 +78,8 @@ class Strategy:
             tokens a step writes.
         takes_schedule: whether `schedule` can be set.
         takes_steps: whether `steps` can be set.
+        ignores_steps: whether `steps` has no effect unless there is a schedule. It is not refused,
+            since the authors' commands give it too.
         takes_guidance: whether `guidance` can be set.
         resizes: whether it inserts or deletes positions; 'within_blocks' if each block keeps its
             length.
@@ -101,6 +105,7 @@ class Strategy:
     default_schedule: ClassVar[str | None] = None
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = True
+    ignores_steps: ClassVar[bool] = False
     takes_guidance: ClassVar[bool] = True
     resizes: ClassVar[bool | Literal["within_blocks"]] = False
     writes_ahead: ClassVar[bool] = False
@@ -156,21 +161,26 @@ class Strategy:
 
     def refuse(self, settings: DecodeSettings) -> None:
         """Raises UserError if general settings contradict the strategy."""
-        if settings.schedule is not None and not self.takes_schedule:
-            raise UserError(
-                f"decode schedule is not used by strategy '{self.name}', which decides by itself "
-                "how many tokens to write; leave it out"
-            )
-        if not self.takes_steps and (settings.steps or settings.steps_per_block):
-            raise UserError(
-                f"decode steps is not used by strategy '{self.name}', which decides by itself how "
-                "many steps it takes; leave it out"
-            )
-        if not self.takes_guidance and settings.guidance:
-            raise UserError(
-                f"decode guidance '{settings.guidance}' is not used by strategy '{self.name}'; leave "
-                "it out"
-            )
+        for name, reason in self.refused_settings().items():
+            if vars(settings)[name]:
+                raise UserError(
+                    f"decode {name} is not used by strategy '{self.name}', which {reason}; leave it out"
+                )
+
+    @classmethod
+    def refused_settings(cls) -> dict[str, str]:
+        """Returns the general settings that cannot be set, each with what the strategy does instead."""
+        refused = {}
+        if not cls.takes_schedule:
+            refused["schedule"] = "decides by itself how many tokens to write"
+        if not cls.takes_steps:
+            refused |= dict.fromkeys(STEPS, "decides by itself how many steps it takes")
+        if not cls.takes_guidance:
+            refused["guidance"] = "runs no row without the prompt"
+        if not cls.takes_block_length:
+            own = "divides the hole into blocks by itself"
+            refused |= {name: own for name in ("block_length", *STEPS) if name not in refused}
+        return refused
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         """Raises UserError if the strategy does not work with `model`."""

@@ -248,15 +248,7 @@ class Unmasking(Strategy):
                 f"decode strategy '{self.name}' {self._whole_rows}; it needs no approximate cache, so "
                 f"leave cache '{settings.cache.name}' out"
             )
-        if self.takes_block_length:
-            return
-        for name in ("block_length", "steps", "steps_per_block"):
-            if vars(settings)[name] is not None:
-                raise UserError(
-                    f"decode {name} is not used by strategy '{self.name}', which divides the hole "
-                    "into blocks by itself; leave it out"
-                )
-        if settings.cache.by_block:
+        if settings.cache.by_block and not self.takes_block_length:
             raise UserError(
                 f"decode cache '{settings.cache.name}' is refreshed with every block of block_length; "
                 f"strategy '{self.name}' has blocks of its own; leave it out"

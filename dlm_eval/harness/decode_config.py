@@ -22,7 +22,7 @@ from dlm_eval.decoding import (
     setting_names,
 )
 from dlm_eval.decoding.presets import authors_preset
-from dlm_eval.decoding.strategy import users_of
+from dlm_eval.decoding.strategy import STEPS, STRATEGIES, users_of
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length
 from dlm_eval.models import process_of, strategy_of
@@ -283,6 +283,14 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
             warn_equal(name, "repeats", task.config.repeats)
         if settings.samples > 1 and not settings.is_random:
             warn_equal(name, "samples", settings.samples)
+        if settings.strategy.ignores_steps and settings.schedule_in_use is None:
+            for setting in STEPS:
+                if options.user.get(setting) is not None:
+                    log.warning(
+                        "task '%s': %s=%s has no effect with strategy '%s', which decides by itself how"
+                        " many tokens a step writes",
+                        name, setting, options.user[setting], settings.strategy.name,
+                    )  # fmt: skip
 
 
 def warn_equal(task: str, setting: str, count: int) -> None:
@@ -348,14 +356,18 @@ def length_of(decode: Mapping[str, Any]) -> int | None:
 
 
 def _without_options(task: Mapping[str, Any], user: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a task's settings, without its strategy's options if the user names another one."""
+    """Returns a task's settings; if the user names another strategy, without the options of the
+    task's, and without what the user's refuses.
+    """
     ours, theirs = (expand(layer).get("strategy") for layer in (task, user))
     if theirs in (None, ours):
         return task
+    strategy = STRATEGIES.find(str(theirs), "decode strategy")
+    lost = {"schedule", *strategy.refused_settings()}
     return {
         key: value
         for key, value in _expanded(task).items()
-        if key != "schedule" and not users_of(key)
+        if key not in lost and not users_of(key)
     }
 
 

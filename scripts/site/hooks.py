@@ -14,10 +14,12 @@ import logging
 import posixpath
 import re
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import ConfigurationError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from notebooks import PAGES as NOTEBOOKS
@@ -46,11 +48,21 @@ START_WORKER = """if (location.protocol === "file:") {
   };
 }
 """
+RUN_NOTEBOOKS = ("nbclient", "nbconvert", "ipykernel")
 log = logging.getLogger("mkdocs.hooks.site")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Sets anchors as GitHub writes them, and our file for search from disk in place of an address."""
+    """Sets anchors as GitHub writes them, and our file for search from disk in place of an address.
+
+    Raises:
+        ConfigurationError: a package that runs or shows the notebooks is missing.
+    """
+    if missing := [name for name in RUN_NOTEBOOKS if find_spec(name) is None]:
+        raise ConfigurationError(
+            f"the site runs the notebooks, and {', '.join(missing)} is missing; "
+            "install the extra: pip install -c constraints.txt -e '.[docs]'"
+        )
     config.mdx_configs["toc"]["slugify"] = anchor_of
     config.extra["polyfills"] = [WORKER]
     return config

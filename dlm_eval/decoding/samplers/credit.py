@@ -69,6 +69,7 @@ class Credit(Unmasking, name="credit"):
         0.8, least=0, most=1, help="factor of the credit from one step to the next"
     )
     takes_schedule: ClassVar[bool] = False
+    ignores_steps: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "probability"
     keeps_state: ClassVar[bool] = True
 

@@ -29,6 +29,7 @@ class Frechet(Unmasking, name="frechet"):
         help="minimum lead of the written combination over others", speed=True
     )
     takes_schedule: ClassVar[bool] = False
+    ignores_steps: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "probability"
 
     def most_steps(self, n: int, steps: int) -> int | None:

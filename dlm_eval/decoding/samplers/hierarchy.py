@@ -37,6 +37,7 @@ class Hierarchy(Unmasking, name="hierarchy"):
         0.4, least=0, most=1, help="the best of a run is written above this probability", speed=True
     )
     takes_schedule: ClassVar[bool] = False
+    ignores_steps: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "probability"
 
     def most_steps(self, n: int, steps: int) -> int | None:

@@ -35,6 +35,7 @@ class LocalLeap(Unmasking, name="localleap"):
     )
     radius: int = option(4, least=0, help="positions from an anchor that count as near")
     takes_schedule: ClassVar[bool] = False
+    ignores_steps: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "probability"
 
     def most_steps(self, n: int, steps: int) -> int | None:

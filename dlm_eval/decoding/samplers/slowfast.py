@@ -65,6 +65,7 @@ class TwoPhases(Unmasking):
 
     reads: ClassVar[Measure | None] = "probability"
     takes_schedule: ClassVar[bool] = False
+    ignores_steps: ClassVar[bool] = True
     keeps_state: ClassVar[bool] = True
     shows_whole: ClassVar[str] = "cuts the canvas behind a sub-cycle"
     full_attention: ClassVar[bool] = True

@@ -81,6 +81,7 @@ class Wino(Unmasking, name="wino"):
     )
     reads: ClassVar[Measure | None] = "probability"
     takes_schedule: ClassVar[bool] = False
+    ignores_steps: ClassVar[bool] = True
     keeps_state: ClassVar[bool] = True
     shows_whole: ClassVar[str] = "runs a shadow of the block beside the canvas"
     full_attention: ClassVar[bool] = True
