@@ -109,10 +109,11 @@ class Registry(Generic[T]):
 
         If a class cannot be loaded, its value is the reason.
         """
+        ours = self._ours()
         found: dict[str, type[T] | str] = {}
         for name in self.names():
             try:
-                found[name] = self.find(name)
+                found[name] = ours.get(self.aliases.get(name, name)) or self.find(name)
             except UserError as error:
                 found[name] = str(error)
         return found
@@ -126,8 +127,8 @@ class Registry(Generic[T]):
             sorted(self._classes.items(), key=lambda item: rank.get(item[1].__module__, len(rank)))
         )
 
-    def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
-        return _entry_points(self.group)
+    def _entry_points(self) -> Mapping[str, importlib.metadata.EntryPoint]:
+        return entry_points(self.group)
 
     def _checked(self, cls: Any, name: str, setting: str) -> type[T]:
         if not (isinstance(cls, type) and cls in self._known):
@@ -138,8 +139,13 @@ class Registry(Generic[T]):
         return cls
 
 
+def entry_points(group: str) -> Mapping[str, importlib.metadata.EntryPoint]:
+    """Returns what installed packages declare in a group, by name. They are read once."""
+    return _entry_points(group, tuple(sys.path))
+
+
 @functools.cache
-def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
+def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=group)}
 
 

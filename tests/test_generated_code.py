@@ -226,7 +226,10 @@ def test_01_the_time_that_is_asked_for_is_kept():
 LONG = pytest.param("humaneval_plus", marks=pytest.mark.full)  # an endless loop has a minute there
 
 
-@pytest.mark.parametrize("name", ["humaneval", LONG, "mbpp", "humaneval_single_line_infilling"])
+OTHER = pytest.param("humaneval_single_line_infilling", marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize("name", ["humaneval", LONG, "mbpp", OTHER])
 def test_01_right_answers_pass_and_wrong_or_hostile_ones_do_not(stock, tmp_path, name):
     canary = tmp_path / "canary"
     hostile = f"open({str(canary)!r}, 'w').write('here')\n"

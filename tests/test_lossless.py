@@ -210,7 +210,7 @@ def test_self_speculative_on_a_thousand_canvases(toy: Toy, many: int, temperatur
 
 
 @pytest.mark.parametrize("many", [None, pytest.param(8, marks=FULL)])
-@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=FULL), 0.7])
 def test_self_speculative_on_a_thousand_texts_of_sdlm(
     shared: Path, many: int | None, temperature: float
 ) -> None:

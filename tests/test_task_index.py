@@ -11,7 +11,7 @@ from lm_eval.tasks._index import TaskIndex
 
 from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.harness import task_index
-from dlm_eval.harness.task_index import naming_lines, stock_index
+from dlm_eval.harness.task_index import naming_lines, names_below
 
 STOCK = Path(lm_eval.tasks.__file__).parent
 # As in lm-eval's folder: name of a file -> its text. Those that other files include have no suffix.
@@ -73,7 +73,7 @@ def written(folder: Path) -> Path:
 
 
 def test_any_file_is_indexed_as_lm_eval_does(tmp_path: Path) -> None:
-    ours, theirs = stock_index(written(tmp_path)), TaskIndex.build([tmp_path])
+    ours, theirs = names_below(written(tmp_path)), TaskIndex.build([tmp_path])
     assert facts(ours) == facts(theirs) and list(ours) == list(theirs)
     assert {"plain", "nested", "whole", "folded", "last_wins", "fourth"} <= set(ours)
 
@@ -95,7 +95,7 @@ def test_names_are_read_without_parsing_only_if_lines_show_them(name: str, read:
 
 @pytest.mark.full  # lm-eval parses 14 000 files
 def test_all_of_lm_evals_own_tasks_are_indexed_as_lm_eval_does() -> None:
-    ours, theirs = stock_index(STOCK), TaskIndex.build([STOCK])
+    ours, theirs = names_below(STOCK), TaskIndex.build([STOCK])
     assert facts(ours) == facts(theirs) and list(ours) == list(theirs)
 
 

@@ -168,7 +168,7 @@ def _is_from(module: Any, file: str) -> bool:
     own = vars(module).get("__file__") if isinstance(module, ModuleType) else None
     return (
         own is not None
-        and os.path.basename(own) == os.path.basename(file)
+        and own.endswith(os.path.basename(file))  # quick, for the thousands of others
         and os.path.realpath(own) == file
     )
 

@@ -389,6 +389,8 @@ def _check_conditions(conditions: Conditions, what: str) -> None:
 def _check_model(name: str, what: str) -> None:
     from dlm_eval.models import baselines, checkpoints, known_families
 
+    if name in checkpoints() or name in baselines():  # known without the installed packages
+        return
     known = {*checkpoints(), *known_families(), *baselines()}
     if name not in known:
         raise unknown_name_error(what, name, known, "dlm-eval ls models")

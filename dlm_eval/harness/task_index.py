@@ -1,4 +1,4 @@
-"""The names of lm-eval's own tasks, groups and tags, read once in a process.
+"""The names of the installed tasks, groups and tags (lm-eval's and ours), read once in a process.
 
 lm-eval parses each of its 14 000 YAMLs, and an included file again for each file that includes it.
 Here the names of most tasks are read from the lines that set `task`, `tag` and `include`. A file
@@ -26,7 +26,7 @@ NOT_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
 @cache
-def stock_index(root: Path) -> Mapping[str, Any]:
+def names_below(root: Path) -> Mapping[str, Any]:
     """Returns lm-eval's `Entry` of every name under a folder, as `TaskIndex.build` does.
 
     Entries of groups have their configuration (`cfg`). Those of tasks may have a part of it.

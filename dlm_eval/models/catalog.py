@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import os
@@ -21,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.errors import UserError, unknown_name_error
+from dlm_eval.plugins import entry_points
 from dlm_eval.reasons import reason
 from dlm_eval.settings import attribute_docs, from_mapping
 from dlm_eval.user_files import run_file
@@ -103,10 +103,9 @@ def own_families() -> dict[str, Family]:
 
 def known_families() -> dict[str, Family]:
     """Returns the families by name; those of installed packages cannot replace ours."""
-    plugins = importlib.metadata.entry_points(group=ENTRY_POINTS)
     others = {
-        e.name: Family(e.name, e.value, about=f"from package {e.dist.name if e.dist else '?'}")
-        for e in plugins
+        name: Family(name, e.value, about=f"from package {e.dist.name if e.dist else '?'}")
+        for name, e in entry_points(ENTRY_POINTS).items()
     }
     given = {name: Family(name, "", process=model.process) for name, model in GIVEN.items()}
     return {**others, **_table()[0], **given}

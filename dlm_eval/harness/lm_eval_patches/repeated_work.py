@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from dlm_eval.packaged import task_folders
 from dlm_eval.patching import replaced
 
 _once = functools.cache(functools.cache)  # the same cached function for the same function
@@ -16,7 +17,7 @@ _once = functools.cache(functools.cache)  # the same cached function for the sam
 
 @contextmanager
 def quick_index() -> Iterator[None]:
-    """Reads the names of lm-eval's own tasks once in a process (task_index.py).
+    """Reads the names of lm-eval's own tasks, and of ours, once in a process (task_index.py).
 
     Upstream (lm-eval 0.4.13): `TaskIndex.build` parses all files, and an included file for each
     that includes it.
@@ -24,14 +25,15 @@ def quick_index() -> Iterator[None]:
     import lm_eval.tasks
     from lm_eval.tasks._index import TaskIndex
 
-    from dlm_eval.harness.task_index import stock_index
+    from dlm_eval.harness.task_index import names_below
 
-    whole, stock = TaskIndex.build, Path(lm_eval.tasks.__file__).parent
+    whole = TaskIndex.build
+    installed = {Path(lm_eval.tasks.__file__).parent, *task_folders()}
 
     def build(paths: list[Path]) -> dict[str, Any]:
         index: dict[str, Any] = {}
         for path in paths:
-            index |= stock_index(path) if path == stock else whole([path])
+            index |= names_below(path) if path in installed else whole([path])
         return index
 
     with replaced(TaskIndex, "build", staticmethod(build)):
