@@ -11,7 +11,7 @@ from lm_eval.tasks._index import TaskIndex
 
 from dlm_eval.harness import lm_eval_patches as patches
 from dlm_eval.harness import task_index
-from dlm_eval.harness.task_index import naming_lines, names_below
+from dlm_eval.harness.task_index import names_below, naming_lines
 
 STOCK = Path(lm_eval.tasks.__file__).parent
 # As in lm-eval's folder: name of a file -> its text. Those that other files include have no suffix.
