@@ -230,9 +230,14 @@ def _full_name(what: str, name: str) -> str:
     return f"{what}{name}" if what == "--" else f"{what} {name}"
 
 
-def option_names(cls: type) -> list[str]:
+def option_names(cls: Any) -> tuple[str, ...]:
     """Returns the names of the options of a dataclass, in the order of its fields."""
-    return [own.name for own in fields(cls) if own.init]
+    return _option_names(cls)
+
+
+@functools.cache
+def _option_names(cls: Any) -> tuple[str, ...]:
+    return tuple(own.name for own in fields(cls) if own.init)
 
 
 def speed_options(cls: type) -> list[str]:
