@@ -13,8 +13,9 @@ from dlm_eval.bars import counting
 from dlm_eval.canvas import BLANK, Canvas, Filling
 from dlm_eval.decoding.blocks import block_grid, split_blocks, whole_blocks
 from dlm_eval.decoding.checkpoints import State
+from dlm_eval.decoding.layers import resolve
 from dlm_eval.decoding.samples import at_lengths, beam_program, lengths_program
-from dlm_eval.decoding.settings import DecodeSettings, resolve
+from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.step import TraceStep
 from dlm_eval.decoding.step_texts import read_packed, unpacked
 from dlm_eval.decoding.strategy import FillRequest, default_strategy, not_revising

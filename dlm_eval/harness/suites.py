@@ -368,8 +368,8 @@ def _check_conditions(conditions: Conditions, what: str) -> None:
         value = conditions.given().get(name)
         if value is not None and value < least:
             raise UserError(f"{what}: {name} '{value}' is not allowed; it must be {least} or more")
+    from dlm_eval.decoding.layers import cast_general
     from dlm_eval.decoding.presets import preset_settings
-    from dlm_eval.decoding.settings import cast_general
     from dlm_eval.harness.decode_config import DecodeOptions
     from dlm_eval.likelihood import parse_estimators
 

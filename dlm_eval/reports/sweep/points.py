@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dlm_eval.counts import total
-from dlm_eval.decoding.settings import speed_settings
+from dlm_eval.decoding.layers import speed_settings
 from dlm_eval.reports.regression.statistics import Paired, paired
 
 BASELINE = "one token per step"
