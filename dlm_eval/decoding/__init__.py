@@ -18,6 +18,7 @@ from dlm_eval.decoding.settings import (
     DecodeSettings,
     expand,
     fit_task,
+    overridden,
     resolve,
     setting_names,
 )
@@ -35,5 +36,5 @@ from dlm_eval.decoding.unmasking import Unmasking
 
 __all__ = [
     "GENERAL", "STRATEGIES", "DecodeSettings", "DecodeState", "Edit", "Preset", "Query", "StepState", "Strategy", "Trace", "TraceStep", "Unmasking", "default_strategy",
-    "describe_strategies", "describe_strategy", "expand", "fill", "fill_outcomes", "fill_program", "fit_task", "highest", "hit_at_k", "presets", "resolve", "setting_names", "vote",
+    "describe_strategies", "describe_strategy", "expand", "fill", "fill_outcomes", "fill_program", "fit_task", "highest", "hit_at_k", "overridden", "presets", "resolve", "setting_names", "vote",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from dlm_eval.decoding.caches import (
 from dlm_eval.decoding.draw import TopPRule
 from dlm_eval.decoding.presets import preset_settings
 from dlm_eval.decoding.strategy import (
+    STEPS,
     STRATEGIES,
     Strategy,
     default_strategy,
@@ -408,7 +409,17 @@ def expand(layer: Mapping[str, Any]) -> dict[str, Any]:
     The layer's own keys override the preset's.
     """
     own = {key: value for key, value in layer.items() if key != "preset"}
-    return {**preset_settings(str(layer["preset"])), **own} if layer.get("preset") else own
+    return overridden(preset_settings(str(layer["preset"])), own) if layer.get("preset") else own
+
+
+def overridden(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `settings` with `others` in their place; `steps` and `steps_per_block` replace each other,
+    and another cache comes without the options of the one that it replaces.
+    """
+    lost = set(STEPS) if any(name in others for name in STEPS) else set()
+    if "cache" in others and str(others["cache"]) != settings.get("cache"):
+        lost |= set(CACHE_OPTIONS)
+    return {**{key: value for key, value in settings.items() if key not in lost}, **others}
 
 
 def resolve(*layers: Mapping[str, Any], length: int | None = None) -> DecodeSettings:
@@ -429,7 +440,7 @@ def resolve(*layers: Mapping[str, Any], length: int | None = None) -> DecodeSett
         own = expand(layer)
         if layer.get("preset"):
             own.pop("gen_length", None)
-        merged.update(own)
+        merged = overridden(merged, own)
     if merged.get("steps") == "length":
         merged["steps"] = None
     settings = _build(merged)
