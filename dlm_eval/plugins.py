@@ -140,12 +140,25 @@ class Registry(Generic[T]):
 
 
 def entry_points(group: str) -> Mapping[str, importlib.metadata.EntryPoint]:
-    """Returns what installed packages declare in a group, by name. They are read once."""
-    return _entry_points(group, tuple(sys.path))
+    """Returns what installed packages declare in a group, by name.
+
+    They are read again if a package was installed or removed meanwhile (as in a notebook).
+    """
+    return _entry_points(group, tuple((folder, _changed(folder)) for folder in sys.path))
 
 
-@functools.cache
-def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, importlib.metadata.EntryPoint]:
+def _changed(folder: str) -> int | None:
+    """Returns when a folder was last changed, in nanoseconds; None if it is not there."""
+    try:
+        return os.stat(folder or os.curdir).st_mtime_ns
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=16)
+def _entry_points(
+    group: str, path: tuple[tuple[str, int | None], ...]
+) -> Mapping[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=group)}
 
 
