@@ -383,7 +383,6 @@ def setting_names(*layers: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(["strategy", *GENERAL, *own]))
 
 
-@functools.cache
 def speed_settings(strategy: str | None = None) -> frozenset[str]:
     """Returns the names of the settings that trade quality for speed: those of every decoder, of the
     caches, and of a strategy.
@@ -397,6 +396,11 @@ def speed_settings(strategy: str | None = None) -> frozenset[str]:
     listed = (cls for cls in STRATEGIES.listed().values() if not isinstance(cls, str))
     owners = listed if strategy is None else [STRATEGIES.find(strategy, "decode strategy")]
     classes = (DecodeSettings, *CACHES.values(), *owners)
+    return _speed_options(*classes)
+
+
+@functools.lru_cache(maxsize=256)
+def _speed_options(*classes: type) -> frozenset[str]:
     return frozenset(name for cls in classes for name in speed_options(cls))
 
 
