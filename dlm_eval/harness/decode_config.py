@@ -27,7 +27,7 @@ from dlm_eval.decoding.presets import authors_preset
 from dlm_eval.decoding.strategy import STEPS, STRATEGIES, users_of
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length
-from dlm_eval.models import process_of, strategy_of
+from dlm_eval.models import checkpoints, process_of, strategy_of
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.options import option_names
 from dlm_eval.settings import typed_texts
@@ -117,7 +117,9 @@ class DecodeOptions:
             arguments: its options (`--model_args`).
         """
         process, strategy = process_of(name, arguments) or "absorbing", strategy_of(name)
-        return cls(user, "", default_length, process, strategy=strategy)
+        known = checkpoints().get(str(arguments.get("checkpoint") or name))
+        checkpoint, family = (known.name, known.family) if known else ("", "")
+        return cls(user, checkpoint, default_length, process, family, strategy)
 
     def __post_init__(self) -> None:
         known = user_keys(self.user)
@@ -281,8 +283,10 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
             length.
     """
     for name, task in tasks.items():
-        if task.OUTPUT_TYPE != "generate_until" or options.user.get("preset") == "authors":
+        if task.OUTPUT_TYPE != "generate_until":
             continue
+        if options.user.get("preset") == "authors" and not options.checkpoint:
+            continue  # the checkpoint is known once the model is loaded
         try:
             ask = options.request(task.config.generation_kwargs or {}, name)
             settings = resolve(*ask.layers)
