@@ -80,6 +80,21 @@ def test_steps_replace_steps_per_block() -> None:
         settings({}, {"steps": 4, "steps_per_block": 2})
 
 
+def test_a_suites_entry_under_another_strategy() -> None:
+    entry = {"steps": 4, "alg_temp": 0.5, "schedule": "cosine", "temperature": 0.5}
+    general = {"temperature": 0.5}
+    for strategy, left in (
+        ("confidence", entry),  # the model's own
+        ("margin", {"steps": 4, **general}),
+        ("window", general),  # steps would have no effect, which is no mistake of the user
+        ("saber", general),
+    ):
+        assert entry_layer(entry, {"strategy": strategy}, "tiny") == {**left, "strategy": strategy}
+    user = {"strategy": "threshold", "threshold": 0.9, "schedule": "even"}
+    assert entry_layer(entry, user, "tiny") == {"steps": 4, **general, **user}
+    assert entry_layer(entry, {"strategy": "window", "steps": 2}, "tiny")["steps"] == 2
+
+
 def test_another_cache_comes_without_the_options_of_the_tasks() -> None:
     task = expand({"preset": "dllm_cache"})
     assert settings(task, {"cache": "prefix"}).cache.identity() == {"cache": "prefix"}

@@ -362,17 +362,28 @@ def replaced_by(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[
     return overridden(left, others)
 
 
-def entry_layer(entry: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:
+def entry_layer(
+    entry: Mapping[str, Any], user: Mapping[str, Any], model: str = ""
+) -> dict[str, Any]:
     """Returns the decode settings of a suite's entry with the user's in their place: a preset
-    replaces them whole, and another strategy comes without the options of the entry's.
+    replaces them whole, and another strategy comes without the options of the entry's, and without
+    its steps if they had no effect.
 
     Args:
         entry: its `decode`.
         user: from `user_layer`.
+        model: its name, if the strategy of an entry that names none is to be known.
     """
     if user.get("preset") is not None:
         return dict(user)
-    whole = entry if entry.get("preset") == "authors" else _without_options(entry, user)
+    if entry.get("preset") == "authors":
+        return replaced_by(entry, user)
+    usual = DecodeOptions.before_loading({}, model, {}).usual_strategy if model else None
+    whole = _without_options(entry, user, usual)
+    if whole is not entry and user.get("schedule") is None:
+        strategy = STRATEGIES.find(str(_strategy(user)), "decode strategy")
+        lost = STEPS if strategy.ignores_steps and strategy.default_schedule is None else ()
+        whole = {key: value for key, value in whole.items() if key not in lost}
     return replaced_by(whole, user)
 
 
