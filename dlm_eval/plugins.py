@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from dlm_eval.errors import RunError, UserError, unknown_name_error
+from dlm_eval.file_state import State, file_state
 from dlm_eval.reasons import reason
 from dlm_eval.user_files import digest_of, run_file
 
@@ -140,12 +141,19 @@ class Registry(Generic[T]):
 
 
 def entry_points(group: str) -> Mapping[str, importlib.metadata.EntryPoint]:
-    """Returns what installed packages declare in a group, by name. They are read once."""
-    return _entry_points(group, tuple(sys.path))
+    """Returns what installed packages declare in a group, by name.
+
+    They are read again if a package was installed or removed meanwhile (as in a notebook).
+    """
+    return _entry_points(
+        group, tuple((folder, file_state(folder or os.curdir)) for folder in sys.path)
+    )
 
 
-@functools.cache
-def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, importlib.metadata.EntryPoint]:
+@functools.lru_cache(maxsize=16)
+def _entry_points(
+    group: str, path: tuple[tuple[str, State], ...]
+) -> Mapping[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=group)}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "dlm_eval"
 FLOORS = (  # from the ground up
-    "bars canvas counts errors hub options output packaged patching plugins printable reasons recorded_answers redaction rng settings signals uncertainty user_files variables yaml_text",
+    "bars canvas counts errors file_state hub options output packaged patching plugins printable reasons recorded_answers redaction rng settings signals uncertainty user_files variables yaml_text",
     "models",
     "budget engine",
     "decoding likelihood",

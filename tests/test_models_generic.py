@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import models_builders as build
@@ -234,6 +235,18 @@ def test_an_installed_package_brings_a_family(tmp_path, monkeypatch):
     # ours cannot be taken over
     assert known_families()["llada"].module == "dlm_eval.models.families.llada"
     assert load_model("letters", seed=1).describe()["seed"] == 1
+
+
+def test_a_package_is_known_as_soon_as_it_is_installed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "letters" not in known_families()
+    info = tmp_path / "letters-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: letters\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dlm_eval.models]\nletters = my_model:load\n")
+    assert "letters" in known_families()
+    shutil.rmtree(info)
+    assert "letters" not in known_families()
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_mistakes_are_one_line(models: Any) -> None:
     hole = Canvas.completion([1, 2], 4)
     with pytest.raises(UserError, match="'dmax' is not for toy.*mixtures of tokens"):
         fill(load_model("toy"), [hole], "dmax")
-    with pytest.raises(UserError, match="guidance '1.0' is not possible with strategy 'dmax'"):
+    with pytest.raises(UserError, match="guidance is not used by strategy 'dmax'"):
         fill(models[8], [hole], "dmax", guidance=1.0)
     with pytest.raises(UserError, match="steps is not used by strategy 'dmax'"):
         fill(models[8], [hole], "dmax", steps=4)

@@ -94,5 +94,5 @@ def test_no_filling_runs_more_rows_than_the_stated_maximum(guidance: float) -> N
 
 
 def test_a_temperature_is_refused() -> None:
-    with pytest.raises(UserError, match="temperature '0.5' is not allowed with strategy 'less'"):
+    with pytest.raises(UserError, match="temperature is not used by strategy 'less'"):
         fill(load_model("toy"), [Canvas.completion([1], 4)], "less", temperature=0.5)

@@ -210,6 +210,17 @@ def test_metadata_of_packaged_tasks_is_documented() -> None:
     assert {"infill", "version"} <= used <= set(METADATA)
 
 
+def test_every_package_that_runs_the_notebooks_is_looked_for_first() -> None:
+    folder = ROOT / "scripts" / "site"
+    used = re.findall(
+        r"^ +(?:import|from) (nb\w+)", (folder / "notebooks.py").read_text(), re.MULTILINE
+    )
+    [named] = re.findall(
+        r"^RUN_NOTEBOOKS = \((.*)\)", (folder / "hooks.py").read_text(), re.MULTILINE
+    )
+    assert {*used, "ipykernel"} == set(re.findall(r"\w+", named))
+
+
 def test_a_link_to_a_file_of_the_repository_is_code_or_leads_to_its_address(
     site: Path, tmp_path: Path
 ) -> None:

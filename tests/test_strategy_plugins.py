@@ -30,6 +30,7 @@ from dlm_eval.decoding import (
 )
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.filling import fits
+from dlm_eval.decoding.settings import speed_settings
 from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import Engine
 from dlm_eval.engine.rows import LogProbs
@@ -382,6 +383,24 @@ def test_a_class_that_is_defined_first_is_not_the_default_of_its_process() -> No
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert said == "['confidence', 'rewrite', 'euler', 'renoise'] ['mine', 'ddpm_cache']\n"
+
+
+def test_a_class_that_is_defined_again_has_its_new_options() -> None:
+    """As in a notebook; 'speed' is what `sweep` draws as one curve."""
+    for speed in (True, False):
+        code = (
+            "class Again(Unmasking, name='again'):\n"
+            f"    rate: float = option(1.0, help='', speed={speed})\n"
+        )
+        made = dataclass(frozen=True, kw_only=True)
+        names = {
+            "Unmasking": Unmasking,
+            "option": option,
+            "dataclass": made,
+            "__name__": "__main__",
+        }
+        exec(f"@dataclass\n{code}", names)
+        assert ("rate" in speed_settings("again")) == ("rate" in speed_settings()) == speed
 
 
 def test_trace_steps_name_positions_only_if_they_moved() -> None:

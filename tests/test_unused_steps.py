@@ -85,6 +85,16 @@ def test_steps_without_effect_are_told(caplog: pytest.LogCaptureFixture) -> None
     assert line.startswith("task 'story': steps=4 has no effect with strategy 'window'")
 
 
+def test_steps_beside_the_authors_preset_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    user = {"preset": "authors", "steps": 4}
+    with caplog.at_level(logging.WARNING):
+        for model in ("llada2.1-mini", "llada-8b-instruct", "no/such-folder"):
+            options = DecodeOptions.before_loading(user, model, {})
+            check_requests(options, {"gsm8k": task()})
+    [line] = caplog.messages
+    assert line.startswith("task 'gsm8k': steps=4 has no effect with strategy 'edit'")
+
+
 def test_what_a_tasks_yaml_sets_is_no_mistake_of_the_user() -> None:
     """Another strategy than the task's comes without the steps, blocks and schedule that it refuses."""
     own = {"steps": 4, "schedule": "even", "block_length": 4, "guidance": 0.5}

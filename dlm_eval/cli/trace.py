@@ -5,6 +5,7 @@ as JSON. The text is written now, or is an answer of a run with `--log_trajector
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dlm_eval.reports.trace.logged import Logged, LoggedRun
     from dlm_eval.reports.trace.recording import Recording
 
+log = logging.getLogger(__name__)
 LENGTH = 32  # default number of open positions
 NEEDED = ("model", "prompt")  # without --from
 OF_MODEL = ("model", "model_args", "prompt", "infill", "decode", "device", "length", "seed", "apply_chat_template")  # fmt: skip
@@ -190,7 +192,7 @@ def _trajectories(args: argparse.Namespace) -> tuple[LoggedRun, list[Logged]]:
 
 
 def _record(args: argparse.Namespace) -> Recording:
-    from dlm_eval.harness.decode_config import DecodeOptions, user_layer
+    from dlm_eval.harness.decode_config import DecodeOptions, steps_without_effect, user_layer
     from dlm_eval.harness.requests import Hole, Length, hole_canvas
     from dlm_eval.reports.trace.recording import record
     from dlm_eval.settings import parse_pairs
@@ -205,6 +207,8 @@ def _record(args: argparse.Namespace) -> Recording:
         _settings(DecodeOptions.before_loading(decode, args.model, arguments, LENGTH), args)
     model = load_chosen(args.model, arguments, args.device)
     settings, length = _settings(DecodeOptions.of(decode, model, LENGTH), args)
+    for line in steps_without_effect(decode, settings):
+        log.warning(line)
     try:
         prompt = (
             model.apply_chat_template([{"role": "user", "content": args.prompt}])

@@ -12,7 +12,7 @@ updates the canvas (`state.py`), and stops early if it can (`exits.py`). The pro
 from __future__ import annotations
 
 from dlm_eval.decoding.filling import fill, fill_outcomes, fill_program
-from dlm_eval.decoding.layers import expand, fit_task, resolve, setting_names
+from dlm_eval.decoding.layers import expand, fit_task, overridden, resolve, setting_names
 from dlm_eval.decoding.presets import Preset, presets
 from dlm_eval.decoding.samples import hit_at_k, vote
 from dlm_eval.decoding.settings import GENERAL, DecodeSettings
@@ -30,5 +30,5 @@ from dlm_eval.decoding.unmasking import Unmasking
 
 __all__ = [
     "GENERAL", "STRATEGIES", "DecodeSettings", "DecodeState", "Edit", "Preset", "Query", "StepState", "Strategy", "Trace", "TraceStep", "Unmasking", "default_strategy",
-    "describe_strategies", "describe_strategy", "expand", "fill", "fill_outcomes", "fill_program", "fit_task", "highest", "hit_at_k", "presets", "resolve", "setting_names", "vote",
+    "describe_strategies", "describe_strategy", "expand", "fill", "fill_outcomes", "fill_program", "fit_task", "highest", "hit_at_k", "overridden", "presets", "resolve", "setting_names", "vote",
 ]  # fmt: skip

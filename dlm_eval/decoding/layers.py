@@ -19,7 +19,7 @@ from dlm_eval.decoding.caches import (
 )
 from dlm_eval.decoding.presets import preset_settings
 from dlm_eval.decoding.settings import FIELDS, GENERAL, DecodeSettings
-from dlm_eval.decoding.strategy import STRATEGIES, default_strategy, strategies_for, users_of
+from dlm_eval.decoding.strategy import STEPS, STRATEGIES, default_strategy, strategies_for, users_of
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.options import cast_options, option_names, parse_options, speed_options
 
@@ -30,7 +30,17 @@ def expand(layer: Mapping[str, Any]) -> dict[str, Any]:
     The layer's own keys override the preset's.
     """
     own = {key: value for key, value in layer.items() if key != "preset"}
-    return {**preset_settings(str(layer["preset"])), **own} if layer.get("preset") else own
+    return overridden(preset_settings(str(layer["preset"])), own) if layer.get("preset") else own
+
+
+def overridden(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `settings` with `others` in their place; `steps` and `steps_per_block` replace each other,
+    and another cache comes without the options of the one that it replaces.
+    """
+    lost = set(STEPS) if any(name in others for name in STEPS) else set()
+    if "cache" in others and str(others["cache"]) != settings.get("cache"):
+        lost |= set(CACHE_OPTIONS)
+    return {**{key: value for key, value in settings.items() if key not in lost}, **others}
 
 
 def resolve(*layers: Mapping[str, Any], length: int | None = None) -> DecodeSettings:
@@ -51,7 +61,7 @@ def resolve(*layers: Mapping[str, Any], length: int | None = None) -> DecodeSett
         own = expand(layer)
         if layer.get("preset"):
             own.pop("gen_length", None)
-        merged.update(own)
+        merged = overridden(merged, own)
     if merged.get("steps") == "length":
         merged["steps"] = None
     settings = _build(merged)
@@ -144,7 +154,6 @@ def setting_names(*layers: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(["strategy", *GENERAL, *own]))
 
 
-@functools.cache
 def speed_settings(strategy: str | None = None) -> frozenset[str]:
     """Returns the names of the settings that trade quality for speed: those of every decoder, of the
     caches, and of a strategy.
@@ -158,6 +167,11 @@ def speed_settings(strategy: str | None = None) -> frozenset[str]:
     listed = (cls for cls in STRATEGIES.listed().values() if not isinstance(cls, str))
     owners = listed if strategy is None else [STRATEGIES.find(strategy, "decode strategy")]
     classes = (DecodeSettings, *CACHES.values(), *owners)
+    return _speed_options(*classes)
+
+
+@functools.lru_cache(maxsize=256)
+def _speed_options(*classes: type) -> frozenset[str]:
     return frozenset(name for cls in classes for name in speed_options(cls))
 
 

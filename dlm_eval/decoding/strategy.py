@@ -26,6 +26,7 @@ from dlm_eval.plugins import Registry, source_digest
 from dlm_eval.rng import Noise
 
 if TYPE_CHECKING:
+    from dlm_eval.decoding.caches import DecodeCache
     from dlm_eval.decoding.settings import DecodeSettings
 
 # General settings about masks, and about drawing a token. Processes without masks or draws do not
@@ -166,6 +167,8 @@ class Strategy:
                 raise UserError(
                     f"decode {name} is not used by strategy '{self.name}', which {reason}; leave it out"
                 )
+        if (refusal := self.why_not_cache(type(settings.cache))) is not None:
+            raise UserError(refusal)
 
     @classmethod
     def refused_settings(cls) -> dict[str, str]:
@@ -181,6 +184,11 @@ class Strategy:
             own = "divides the hole into blocks by itself"
             refused |= {name: own for name in ("block_length", *STEPS) if name not in refused}
         return refused
+
+    @classmethod
+    def why_not_cache(cls, cache: type[DecodeCache]) -> str | None:
+        """Returns the error that refuses a cache, or None."""
+        return None
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         """Raises UserError if the strategy does not work with `model`."""

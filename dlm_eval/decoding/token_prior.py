@@ -13,7 +13,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from dlm_eval.decoding.step import Floats, Ints
 from dlm_eval.errors import UserError
+from dlm_eval.file_state import once_per_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +43,9 @@ class TokenPrior:
         return np.where(known, self.frequency[np.where(known, tokens, 0)], 1 / self.total)
 
 
-@lru_cache(maxsize=8)
+@once_per_state
 def read_prior(path: str) -> TokenPrior:
-    """Returns the prior in the file `path`, which is read once in a process.
+    """Returns the prior in the file `path`, which is read once.
 
     Raises:
         UserError: the file cannot be read, or holds no counts.

@@ -21,6 +21,7 @@ import numpy as np
 
 from dlm_eval.canvas import Canvas, Filling
 from dlm_eval.decoding.blocks import Block, block_grid, split_blocks, whole_blocks
+from dlm_eval.decoding.caches import DecodeCache
 from dlm_eval.decoding.checkpoints import no_offer
 from dlm_eval.decoding.draw import Draw, Measure
 from dlm_eval.decoding.samples import best_program, repeat
@@ -235,24 +236,25 @@ class Unmasking(Strategy):
             return "what it keeps between steps depends on the positions that it reads"
         return None
 
-    @property
-    def _whole_rows(self) -> str:
+    @classmethod
+    def _whole_rows(cls) -> str:
         """Why its rows have to run and show the whole canvas; "" if they need not."""
-        growing = "changes the length of the canvas" if self.resizes is True else ""
-        return self.shows_whole or growing
+        growing = "changes the length of the canvas" if cls.resizes is True else ""
+        return cls.shows_whole or growing
 
-    def refuse(self, settings: DecodeSettings) -> None:
-        super().refuse(settings)
-        if self._whole_rows and settings.cache.approximate:
-            raise UserError(
-                f"decode strategy '{self.name}' {self._whole_rows}; it needs no approximate cache, so "
-                f"leave cache '{settings.cache.name}' out"
+    @classmethod
+    def why_not_cache(cls, cache: type[DecodeCache]) -> str | None:
+        if (whole := cls._whole_rows()) and cache.approximate:
+            return (
+                f"decode strategy '{cls.name}' {whole}; it needs no approximate cache, so leave cache "
+                f"'{cache.name}' out"
             )
-        if settings.cache.by_block and not self.takes_block_length:
-            raise UserError(
-                f"decode cache '{settings.cache.name}' is refreshed with every block of block_length; "
-                f"strategy '{self.name}' has blocks of its own; leave it out"
+        if cache.by_block and not cls.takes_block_length:
+            return (
+                f"decode cache '{cache.name}' is refreshed with every block of block_length; strategy "
+                f"'{cls.name}' has blocks of its own; leave it out"
             )
+        return None
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)
@@ -268,7 +270,7 @@ class Unmasking(Strategy):
             )
         if (self.full_attention or self.resizes is True) and model.attention != "full":
             raise UserError(
-                f"decode strategy '{self.name}' {self._whole_rows}; it needs full attention, which "
+                f"decode strategy '{self.name}' {self._whole_rows()}; it needs full attention, which "
                 f"{model.name} does not have"
             )
         if self.owns_blocks and model.block_length is not None:

@@ -29,6 +29,8 @@ from fnmatch import fnmatchcase, translate
 from pathlib import Path
 from typing import NamedTuple
 
+from dlm_eval.file_state import once_per_state
+
 # Can run text or a program. A task that reaches one of these is refused, unless a row allows the place.
 RUNS = (
     "exec", "eval", "compile", "builtins.*", "code.*", "codeop.*", "runpy.*", "timeit.*", "pty.*", "subprocess.*",
@@ -128,7 +130,7 @@ def place_at(file: str, line: int) -> str:
     return next((name for name, lines in _source(file).lines.items() if line in lines), MODULE)
 
 
-@functools.lru_cache(maxsize=4096)
+@once_per_state
 def _source(file: str) -> _Source:
     try:
         tree = ast.parse(Path(file).read_bytes())

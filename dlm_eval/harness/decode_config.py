@@ -18,15 +18,18 @@ from dlm_eval.decoding import (
     default_strategy,
     expand,
     fit_task,
+    overridden,
     resolve,
     setting_names,
 )
+from dlm_eval.decoding.caches import CACHE_OPTIONS, Exact, cache_class
 from dlm_eval.decoding.presets import authors_preset
 from dlm_eval.decoding.strategy import STEPS, STRATEGIES, users_of
 from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.harness.requests import HOLE, Hole, Length
-from dlm_eval.models import process_of, strategy_of
+from dlm_eval.models import checkpoints, process_of, strategy_of
 from dlm_eval.models.denoiser import Denoiser
+from dlm_eval.options import option_names
 from dlm_eval.settings import typed_texts
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 DEFAULT_LENGTH = 256
 LENGTH_KEYS = ("gen_length", "max_gen_toks", "max_new_tokens", "max_tokens")
 STOP_KEYS = ("until", "stop")  # two names of one setting: lm-eval's, and that of most APIs
+SCHEDULED = ("schedule", "batch_mean_quota")  # a schedule, and what belongs to it
 AR_KEYS = (
     "do_sample", "temperature", "top_p", "top_k", "min_p", "num_beams", "num_return_sequences", "repetition_penalty",
     "length_penalty", "early_stopping", "use_cache", "min_length", "min_new_tokens", "max_length", "presence_penalty",
@@ -51,8 +55,8 @@ class Request:
         until: stop strings.
         layers: decode settings of the process, the task and the user, with presets expanded.
         preset: preset in effect (with 'authors' resolved), or None.
-        replaced: the task's settings that the model's process cannot use. The process's defaults
-            replace them.
+        replaced: the task's settings that the model's process, or its default strategy, cannot use.
+            Their defaults replace them.
         plans: (length, whether the length is fixed) -> plan (`DecodePlans`). Requests of one task
             share them.
     """
@@ -113,13 +117,27 @@ class DecodeOptions:
             arguments: its options (`--model_args`).
         """
         process, strategy = process_of(name, arguments) or "absorbing", strategy_of(name)
-        return cls(user, "", default_length, process, strategy=strategy)
+        known = checkpoints().get(str(arguments.get("checkpoint") or name))
+        checkpoint, family = (known.name, known.family) if known else ("", "")
+        return cls(user, checkpoint, default_length, process, family, strategy)
 
     def __post_init__(self) -> None:
         known = user_keys(self.user)
         for key in self.user:
             if key not in known:
                 raise unknown_name_error("--decode", key, known)
+
+    @property
+    def usual_strategy(self) -> str:
+        """The strategy of a request that names none."""
+        return self.strategy or default_strategy(self.process)
+
+    @property
+    def kind(self) -> str:
+        """The kind of model, in warnings."""
+        if self.usual_strategy != default_strategy(self.process):
+            return f"a model with strategy '{self.usual_strategy}'"
+        return f"a model of process '{self.process}'"
 
     def request(self, arguments: Mapping[str, Any], task: str = "") -> Request:
         """Returns the settings of a request from its gen_kwargs and the user's settings.
@@ -146,10 +164,15 @@ class DecodeOptions:
             own = {key: value for key, value in own.items() if key in LENGTH_KEYS}
         elif self.user.get("preset") is not None:  # one preset replaces another whole
             own.pop("preset", None)
-        base = {"strategy": self.strategy or default_strategy(self.process)}
+        usual = self.usual_strategy
+        base = {"strategy": usual}
         named = [self._named(layer, task) for layer in (own, self.user)]
-        named[0] = _without_options(named[0], named[1])
+        named[0] = _without_options(named[0], named[1], usual)
         fitting, replaced = fit_task(_expanded(named[0]), self.process)
+        if usual != default_strategy(self.process) and not _strategy(fitting, named[1]):
+            kept = _usable(fitting, usual)  # of a task that is written for other models
+            replaced |= {key: value for key, value in fitting.items() if key not in kept}
+            fitting = kept
         if replaced:
             named[0] = fitting  # these are no longer the preset's settings
         layers = (base, fitting, _expanded(named[1]))
@@ -260,8 +283,10 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
             length.
     """
     for name, task in tasks.items():
-        if task.OUTPUT_TYPE != "generate_until" or options.user.get("preset") == "authors":
+        if task.OUTPUT_TYPE != "generate_until":
             continue
+        if options.user.get("preset") == "authors" and not options.checkpoint:
+            continue  # the checkpoint is known once the model is loaded
         try:
             ask = options.request(task.config.generation_kwargs or {}, name)
             settings = resolve(*ask.layers)
@@ -269,9 +294,8 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
             raise UserError(f"task '{name}': {error}") from error
         if ask.replaced:
             log.warning(
-                "task '%s': a model of process '%s' cannot use the task's %s; its own defaults"
-                " are used",
-                name, options.process, ", ".join(f"{key}={value}" for key, value in ask.replaced.items()),
+                "task '%s': %s cannot use the task's %s; its own defaults are used",
+                name, options.kind, ", ".join(f"{key}={value}" for key, value in ask.replaced.items()),
             )  # fmt: skip
         if reason := settings.why_no_checkpoint(options.process):
             log.info(
@@ -283,14 +307,20 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
             warn_equal(name, "repeats", task.config.repeats)
         if settings.samples > 1 and not settings.is_random:
             warn_equal(name, "samples", settings.samples)
-        if settings.strategy.ignores_steps and settings.schedule_in_use is None:
-            for setting in STEPS:
-                if options.user.get(setting) is not None:
-                    log.warning(
-                        "task '%s': %s=%s has no effect with strategy '%s', which decides by itself how"
-                        " many tokens a step writes",
-                        name, setting, options.user[setting], settings.strategy.name,
-                    )  # fmt: skip
+        for line in steps_without_effect(options.user, settings):
+            log.warning("task '%s': %s", name, line)
+
+
+def steps_without_effect(user: Mapping[str, Any], settings: DecodeSettings) -> list[str]:
+    """Returns a warning for each of the user's settings of steps that `settings` do not use."""
+    if not settings.strategy.ignores_steps or settings.schedule_in_use is not None:
+        return []
+    return [
+        f"{name}={user[name]} has no effect with strategy '{settings.strategy.name}', which decides by "
+        "itself how many tokens a step writes"
+        for name in STEPS
+        if str(user.get(name)).lower() != "none"
+    ]
 
 
 def warn_equal(task: str, setting: str, count: int) -> None:
@@ -328,21 +358,39 @@ def replaced_by(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[
         if any(key in others for key in group)
         for name in group
     }
-    return {**{key: value for key, value in settings.items() if key not in names}, **others}
+    left = {key: value for key, value in settings.items() if key not in names}
+    return overridden(left, others)
 
 
-def entry_layer(entry: Mapping[str, Any], user: Mapping[str, Any]) -> dict[str, Any]:
+def entry_layer(
+    entry: Mapping[str, Any], user: Mapping[str, Any], model: str = ""
+) -> dict[str, Any]:
     """Returns the decode settings of a suite's entry with the user's in their place: a preset
-    replaces them whole, and another strategy comes without the options of the entry's.
+    replaces them whole, and another strategy comes without the options of the entry's, and without
+    its steps if they had no effect.
 
     Args:
         entry: its `decode`.
         user: from `user_layer`.
+        model: its name, if the strategy of an entry that names none is to be known.
     """
     if user.get("preset") is not None:
         return dict(user)
-    whole = entry if entry.get("preset") == "authors" else _without_options(entry, user)
+    if entry.get("preset") == "authors":
+        return replaced_by(entry, user)
+    usual = DecodeOptions.before_loading({}, model, {}).usual_strategy if model else None
+    whole = _without_options(entry, user, usual)
+    if whole is not entry and user.get("schedule") is None:
+        strategy = STRATEGIES.find(str(_strategy(user)), "decode strategy")
+        lost = STEPS if strategy.ignores_steps and strategy.default_schedule is None else ()
+        whole = {key: value for key, value in whole.items() if key not in lost}
     return replaced_by(whole, user)
+
+
+def _strategy(*layers: Mapping[str, Any]) -> str | None:
+    """Returns the strategy of the last layer that names one, or None."""
+    named = (expand(layer).get("strategy") for layer in reversed(layers))
+    return next((str(name) for name in named if name is not None), None)
 
 
 def length_of(decode: Mapping[str, Any]) -> int | None:
@@ -355,19 +403,39 @@ def length_of(decode: Mapping[str, Any]) -> int | None:
     return _length([{**decode, "preset": None} if authors else _expanded(decode)])
 
 
-def _without_options(task: Mapping[str, Any], user: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a task's settings; if the user names another strategy, without the options of the
-    task's, and without what the user's refuses.
+def _without_options(
+    task: Mapping[str, Any], user: Mapping[str, Any], usual: str | None = None
+) -> Mapping[str, Any]:
+    """Returns a task's settings; if the user names another strategy, without the strategy of the task,
+    its options and its schedule, and without what the user's refuses.
+
+    Args:
+        usual: the strategy of a task that names none; None if it is not known.
     """
-    ours, theirs = (expand(layer).get("strategy") for layer in (task, user))
+    ours, theirs = _strategy(task) or usual, _strategy(user)
     if theirs in (None, ours):
         return task
-    strategy = STRATEGIES.find(str(theirs), "decode strategy")
-    lost = {"schedule", *strategy.refused_settings()}
+    usable = _usable(_expanded(task), str(theirs))
     return {
         key: value
-        for key, value in _expanded(task).items()
-        if key not in lost and not users_of(key)
+        for key, value in usable.items()
+        if key not in ("strategy", *SCHEDULED) and not users_of(key)
+    }
+
+
+def _usable(task: Mapping[str, Any], strategy: str) -> dict[str, Any]:
+    """Returns a task's settings without those that `strategy` refuses, and options of other strategies."""
+    cls = STRATEGIES.find(strategy, "decode strategy")
+    refused = set(cls.refused_settings())
+    if cls.why_not_cache(cache_class(str(task.get("cache", Exact.name)))):
+        refused |= {"cache", *CACHE_OPTIONS}
+    if "schedule" in refused:
+        refused |= set(SCHEDULED)
+    own = option_names(cls)
+    return {
+        key: value
+        for key, value in task.items()
+        if key not in refused and (key in own or not users_of(key))
     }
 
 

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from dlm_eval.errors import UserError
+from dlm_eval.file_state import once_per_state
 from dlm_eval.harness.code_scan import MODULE, SCRIPT, reach
 from dlm_eval.harness.code_tasks import starts
 from dlm_eval.hub import hub_reachable
@@ -143,7 +144,7 @@ def _file(function: Callable[..., Any]) -> str | None:
         return None
 
 
-@functools.cache
+@once_per_state
 def _imports(file: str) -> tuple[str, ...]:
     """Returns the modules of `EXTRAS` and `OTHERWISE` that a file imports anywhere."""
     try:

@@ -289,7 +289,7 @@ def effective(entry: Entry, model: str, overridden: Mapping[str, Any]) -> dict[s
         overridden.get(key) or {} for key in ("gen_kwargs", "decode", "metadata")
     )
     if own.get("decode") and (generic or decode):
-        merged["decode"] = entry_layer(own["decode"], user_layer(generic, decode))
+        merged["decode"] = entry_layer(own["decode"], user_layer(generic, decode), model)
     if own.get("gen_kwargs") and generic:
         merged["gen_kwargs"] = replaced_by(own["gen_kwargs"], generic)
     if own.get("metadata") and metadata:

@@ -8,7 +8,6 @@ package, in a Python file beside one. An unread key changes no answer, so it is 
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import lm_eval
 
 from dlm_eval.errors import nearest
+from dlm_eval.file_state import once_per_state
 from dlm_eval.harness.code_tasks import starts
 from dlm_eval.harness.task_metadata import METADATA
 
@@ -73,7 +73,7 @@ def _files(task: Any) -> Iterator[Path]:
             yield from file.parent.glob("*.py")
 
 
-@functools.cache
+@once_per_state
 def _texts(file: Path) -> frozenset[str]:
     """Returns the texts and the names of parameters in a Python file."""
     try:

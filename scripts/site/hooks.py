@@ -48,7 +48,7 @@ START_WORKER = """if (location.protocol === "file:") {
   };
 }
 """
-RUN_NOTEBOOKS = ("nbclient", "nbconvert", "ipykernel")
+RUN_NOTEBOOKS = ("nbformat", "nbclient", "nbconvert", "ipykernel")
 log = logging.getLogger("mkdocs.hooks.site")
 
 

@@ -86,6 +86,7 @@ class SoftParallel(Unmasking, name="dmax"):
     )
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False
+    takes_guidance: ClassVar[bool] = False
     keeps_state: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "probability"
     ends: ClassVar[Ends] = "own"
@@ -101,14 +102,10 @@ class SoftParallel(Unmasking, name="dmax"):
         ranked = samples if samples > 1 and settings.rerank == "score" else 0
         return rows * samples + ranked
 
-    def refuse(self, settings: DecodeSettings) -> None:
-        super().refuse(settings)
-        for name, off in (("guidance", 0.0), ("block_length", None)):
-            value = vars(settings)[name]
-            if value != off:
-                raise UserError(
-                    f"decode {name} '{value}' is not possible with strategy '{self.name}'; leave it out"
-                )
+    @classmethod
+    def refused_settings(cls) -> dict[str, str]:
+        own = {"block_length": "fills the model's own blocks"}
+        return {**super().refused_settings(), **own}
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)

@@ -150,13 +150,9 @@ class JointThresholdInDel(Unmasking, name="joint_threshold_indel"):
 
     # -- what it works with ------------------------------------------------------------------------
 
-    def refuse(self, settings: DecodeSettings) -> None:
-        super().refuse(settings)
-        if settings.temperature > 0:
-            raise UserError(
-                f"decode temperature '{settings.temperature}' is not used by strategy '{self.name}', "
-                "which writes the most probable tokens; leave it out"
-            )
+    @classmethod
+    def refused_settings(cls) -> dict[str, str]:
+        return {**super().refused_settings(), "temperature": "writes the most probable tokens"}
 
     def refuse_model(self, model: Denoiser, settings: DecodeSettings) -> None:
         super().refuse_model(model, settings)

@@ -23,12 +23,11 @@ from dlm_eval.decoding.step import Bools, Edit, Query, StepState
 from dlm_eval.decoding.strategies import highest
 from dlm_eval.decoding.unmasking import Ends, Unmasking
 from dlm_eval.engine import ForwardRow, Output
-from dlm_eval.errors import UserError
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.options import option
 
 if TYPE_CHECKING:
-    from dlm_eval.decoding.settings import DecodeSettings
+    pass
 
 LARGEST = 8  # the authors' DRIFT_TOPK
 TINY = 1e-12  # is added to probabilities in the authors' logarithms
@@ -113,13 +112,9 @@ class Less(Unmasking, name="less"):
     ends: ClassVar[Ends] = "limit"
     keeps_state: ClassVar[bool] = True
 
-    def refuse(self, settings: DecodeSettings) -> None:
-        super().refuse(settings)
-        if settings.temperature:
-            raise UserError(
-                f"decode temperature '{settings.temperature}' is not allowed with strategy "
-                f"'{self.name}', which takes the most probable tokens; leave it out"
-            )
+    @classmethod
+    def refused_settings(cls) -> dict[str, str]:
+        return {**super().refused_settings(), "temperature": "takes the most probable tokens"}
 
     def most_steps(self, n: int, steps: int) -> int | None:
         return min(n, steps)

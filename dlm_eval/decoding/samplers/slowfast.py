@@ -10,13 +10,11 @@ import numpy as np
 import torch
 
 from dlm_eval.decoding.draw import Draw, Measure
-from dlm_eval.decoding.settings import DecodeSettings
 from dlm_eval.decoding.state import DecodeState
 from dlm_eval.decoding.step import Bools, Edit, Floats, Ints, StepState
 from dlm_eval.decoding.strategies import highest
 from dlm_eval.decoding.unmasking import Unmasking
 from dlm_eval.engine import ForwardRow, Output
-from dlm_eval.errors import UserError
 from dlm_eval.options import option
 
 
@@ -251,13 +249,9 @@ class SlowFastDream(TwoPhases, name="slowfast_dream"):
     def fast(self) -> Rule:
         return Rule(self.high_conf_for_cycle_decode, self.min_decode_in_cycle_fallback)
 
-    def refuse(self, settings: DecodeSettings) -> None:
-        super().refuse(settings)
-        if settings.block_length is not None:
-            raise UserError(
-                f"decode block_length '{settings.block_length}' is not used by strategy "
-                f"'{self.name}', which has no blocks; leave it out"
-            )
+    @classmethod
+    def refused_settings(cls) -> dict[str, str]:
+        return {**super().refused_settings(), "block_length": "has no blocks"}
 
     def settle(self, cycle: Cycle) -> None:
         count, number = self.stabilize_count, len(cycle.lengths)
