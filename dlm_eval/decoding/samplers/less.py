@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from dlm_eval.decoding.unmasking import Ends, Unmasking
 from dlm_eval.engine import ForwardRow, Output
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.options import option
-
-if TYPE_CHECKING:
-    pass
 
 LARGEST = 8  # the authors' DRIFT_TOPK
 TINY = 1e-12  # is added to probabilities in the authors' logarithms
