@@ -105,3 +105,11 @@ def test_what_a_tasks_yaml_sets_is_no_mistake_of_the_user() -> None:
         refused = settings.strategy.refused_settings()
         left = {name: vars(settings)[name] for name in own if name not in refused}
         assert "steps" in refused and left == {name: own[name] for name in left}
+
+
+def test_tasks_with_the_same_warning_share_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        options = DecodeOptions({"strategy": "window", "steps": 4})
+        check_requests(options, {name: task() for name in ("a", "b", "c")})
+    [line] = caplog.messages
+    assert line.startswith("task 'a' and 2 others: steps=4 has no effect")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +14,7 @@ from dlm_eval.canvas import BLANK, Canvas, FilledText, Filling, Score
 from dlm_eval.decoding import resolve
 from dlm_eval.decoding.step_texts import unpacked
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans, Request, warn_equal
+from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans, Request, equal_answers
 from dlm_eval.harness.request_jobs import Prepare, RequestKind, RequestKinds
 from dlm_eval.harness.requests import (
     HOLE,
@@ -38,6 +39,8 @@ from dlm_eval.likelihood.program import budget
 from dlm_eval.likelihood.target import merge
 from dlm_eval.models.denoiser import Denoiser, read_ahead
 from dlm_eval.rng import digest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ class CanvasJobs:
         self._warned.add(task)
         for name, count in (("repeats", repeats), ("samples", resolve(*ask.layers).samples)):
             if count > 1:
-                warn_equal(task, name, count)
+                log.warning("task '%s': %s", task, equal_answers(name, count))
 
     def _fill_answer(self, request: Instance, answers: Sequence[Answer], record: Record) -> str:
         filling, hole = _filling(answers[0]), request.args[1].get(HOLE)

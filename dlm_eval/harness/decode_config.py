@@ -30,6 +30,7 @@ from dlm_eval.harness.requests import HOLE, Hole, Length
 from dlm_eval.models import checkpoints, process_of, strategy_of
 from dlm_eval.models.denoiser import Denoiser
 from dlm_eval.options import option_names
+from dlm_eval.printable import counted
 from dlm_eval.settings import typed_texts
 
 log = logging.getLogger(__name__)
@@ -276,12 +277,13 @@ class DecodePlans:
 
 
 def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
-    """Warns of a task's settings that the model's process cannot use.
+    """Warns of settings that are not used, each once for all its tasks.
 
     Raises:
         UserError: the generation settings of a task's YAML have an unknown name or an impossible
             length.
     """
+    told: dict[str, list[str]] = {}
     for name, task in tasks.items():
         if task.OUTPUT_TYPE != "generate_until":
             continue
@@ -292,23 +294,29 @@ def check_requests(options: DecodeOptions, tasks: Mapping[str, Any]) -> None:
             settings = resolve(*ask.layers)
         except UserError as error:
             raise UserError(f"task '{name}': {error}") from error
-        if ask.replaced:
-            log.warning(
-                "task '%s': %s cannot use the task's %s; its own defaults are used",
-                name, options.kind, ", ".join(f"{key}={value}" for key, value in ask.replaced.items()),
-            )  # fmt: skip
         if reason := settings.why_no_checkpoint(options.process):
             log.info(
                 "task '%s': an unfinished answer starts again after an interruption (%s)",
                 name,
                 reason,
             )
-        if task.config.repeats > 1 and not settings.is_random:
-            warn_equal(name, "repeats", task.config.repeats)
-        if settings.samples > 1 and not settings.is_random:
-            warn_equal(name, "samples", settings.samples)
-        for line in steps_without_effect(options.user, settings):
-            log.warning("task '%s': %s", name, line)
+        for line in _unused(options, task, ask, settings):
+            told.setdefault(line, []).append(name)
+    for line, names in told.items():
+        more = f" and {counted(len(names) - 1, 'other')}" if len(names) > 1 else ""
+        log.warning("task '%s'%s: %s", names[0], more, line)
+
+
+def _unused(options: DecodeOptions, task: Any, ask: Request, settings: DecodeSettings) -> list[str]:
+    """Returns a warning for each setting of a task or the user that is not used."""
+    found = steps_without_effect(options.user, settings)
+    if ask.replaced:
+        listed = ", ".join(f"{key}={value}" for key, value in ask.replaced.items())
+        found.append(f"{options.kind} cannot use the task's {listed}; its own defaults are used")
+    if not settings.is_random:
+        counts = {"repeats": task.config.repeats, "samples": settings.samples}
+        found += [equal_answers(name, count) for name, count in counts.items() if count > 1]
+    return found
 
 
 def steps_without_effect(user: Mapping[str, Any], settings: DecodeSettings) -> list[str]:
@@ -323,12 +331,9 @@ def steps_without_effect(user: Mapping[str, Any], settings: DecodeSettings) -> l
     ]
 
 
-def warn_equal(task: str, setting: str, count: int) -> None:
-    """Warns that `count` answers to a document would be equal, since nothing is drawn at random."""
-    log.warning(
-        "task '%s': %s=%d has no effect at temperature 0, since all answers are equal; one is drawn",
-        task, setting, count,
-    )  # fmt: skip
+def equal_answers(setting: str, count: int) -> str:
+    """Returns the warning that `count` answers to a document would be equal."""
+    return f"{setting}={count} has no effect at temperature 0, since all answers are equal; one is drawn"
 
 
 def user_layer(gen_kwargs: Mapping[str, Any], decode: Mapping[str, Any]) -> dict[str, Any]:
