@@ -41,6 +41,7 @@ ENVIRONMENT = {
     "WANDB_API_KEY": "e" * 39 + "7",
 }
 TOKEN, KEY, HEADER = "arg/secret?4713=x", "arg-key-4714-y", "arg-header-4715-z"
+OTHER = "another-4718"
 
 # A model of the user's that takes a token, checks that it came, and lets it slip wherever it can.
 MODEL = """
@@ -66,7 +67,7 @@ def leaky(model, settings):
 
 
 def load(settings: Settings):
-    assert settings.token == "TOKEN" and settings.api_key == "KEY", "the secrets did not come through"
+    assert settings.token in ("TOKEN", "OTHER") and settings.api_key == "KEY", "the secrets did not come through"
     logging.getLogger("a.library").warning("asked with %s", settings.api_key)
     warnings.warn(f"{settings.token} is old")
     print("key", settings.api_key)
@@ -432,7 +433,9 @@ def text(doc):
 
 def _prepared(tmp_path: Path) -> tuple[Path, Path]:
     (tmp_path / "tasks").mkdir()
-    text = MODEL.replace('== "TOKEN"', f"== {TOKEN!r}").replace('== "KEY"', f"== {KEY!r}")
+    text = MODEL
+    for name, value in {"TOKEN": TOKEN, "OTHER": OTHER, "KEY": KEY}.items():
+        text = text.replace(f'"{name}"', repr(value))
     (tmp_path / "leaky.py").write_text(text)
     tasks = write_tasks(tmp_path / "tasks")
     (tasks / "leak.py").write_text(f"TOKEN = {TOKEN!r}\n{LEAK}")
@@ -497,19 +500,18 @@ def test_05_a_run_in_process_holds_no_secret_either_and_the_token_is_no_identity
 ) -> None:
     model, tasks = _prepared(tmp_path)
     other = tmp_path / "other.py"
-    other.write_text(model.read_text().replace(repr(TOKEN), repr("another-4718")))
+    other.write_text(model.read_text())  # the same model: the file's digest is part of its identity
     found = []
-    for place, token in ((model, TOKEN), (other, "another-4718")):
+    for place, token in ((model, TOKEN), (other, OTHER)):
         settings: dict[str, Any] = {
             "model_args": {"token": token, "api_key": KEY}, "include_path": str(tasks), "output_path": str(tmp_path / place.stem),
             "metadata": {"inner": [{"Access_Token": HEADER}]}, "system_instruction": f"use {KEY}",
         }  # fmt: skip
         found.append(evaluate(str(place), "t_write,t_choice", **settings))
-        assert _search(_written(tmp_path / place.stem), [*SECRET_VALUES, "another-4718"]) == []
+        assert _search(_written(tmp_path / place.stem), [*SECRET_VALUES, OTHER]) == []
         assert (
             _search(
-                iter([("returned", json.dumps(found[-1], default=str))]),
-                [*SECRET_VALUES, "another-4718"],
+                iter([("returned", json.dumps(found[-1], default=str))]), [*SECRET_VALUES, OTHER]
             )
             == []
         )

@@ -428,6 +428,9 @@ def test_a_dry_run_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
         and "== code: skipped" in shown
     )
     assert not out.exists()
+    left = [int(row.split("|")[7]) for row in shown.splitlines() if row.startswith("| demo_")]
+    assert len(left) > 1
+    assert f"all 3 runs: {sum(left)} forwards to run" in shown and "time: not known" in shown
 
 
 def test_show_prints_every_kind_that_bears_a_name(capsys: pytest.CaptureFixture[str]) -> None:

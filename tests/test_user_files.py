@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from plugin_files import left_as_it_was
 
-from dlm_eval import UserError, evaluate, reasons, user_files
+from dlm_eval import UserError, evaluate, load_model, reasons, user_files
 from dlm_eval.cli import main
 from dlm_eval.decoding import STRATEGIES
 from dlm_eval.harness.sample_errors import MOST_SHOWN, Repeated
 from dlm_eval.harness.tasks import load_tasks
 from dlm_eval.likelihood.estimator import ESTIMATORS
+from dlm_eval.models.catalog import describe_source
 from dlm_eval.plugins import load_class, source_digest
 from dlm_eval.user_files import beside, digest_of, run_file
 
@@ -480,3 +481,100 @@ def test_validate_of_choices_tries_a_metric_of_the_user(
     code, lines, _ = validate(tmp_path, capsys)
     assert code == 2
     assert "IndexError" in lines[-1]
+
+
+MODEL = """from dataclasses import dataclass
+from dlm_eval import load_model
+import helper_of_edited
+
+@dataclass(frozen=True)
+class Settings:
+    \"\"\"Options.
+
+    Attributes:
+        depth: number of layers.
+    \"\"\"
+
+    depth: int = 3
+
+def load(settings: Settings):
+    return load_model("tiny")
+"""
+
+
+def test_an_edited_model_file_is_another_model_and_resumes_no_answers(tmp_path: Path) -> None:
+    write(tmp_path, {"m.py": MODEL, "helper_of_edited.py": "VALUE = 1\n"})
+
+    def known() -> int:
+        arguments: dict[str, Any] = {"limit": 1, "output_path": str(tmp_path / "out")}
+        plan = evaluate(str(tmp_path / "m.py"), ["demo_word_problem"], dry_run=True, **arguments)
+        evaluate(str(tmp_path / "m.py"), ["demo_word_problem"], **arguments)
+        return int(plan["total"]["known"])
+
+    named = load_model(str(tmp_path / "m.py")).describe()["source_sha256"]
+    assert named == digest_of(tmp_path / "m.py")
+    assert [known(), known()] == [0, 1]
+    write(tmp_path, {"helper_of_edited.py": "VALUE = 2\n"})
+    assert load_model(str(tmp_path / "m.py")).describe()["source_sha256"] != named
+    assert [known(), known()] == [0, 1]
+
+
+def test_models_of_a_file_that_take_no_attributes(tmp_path: Path) -> None:
+    class Frozen:
+        def __setattr__(self, name: str, value: Any) -> None:
+            raise TypeError("frozen")
+
+        def describe(self) -> dict[str, Any]:
+            return {"family": "f"}
+
+    class Slots(Frozen):
+        __slots__ = ()
+
+    class OnlySlots:
+        __slots__ = ()
+        describe = Frozen.describe
+
+    for model in (Frozen(), Slots()):
+        describe_source(model, "ab")
+        assert model.describe() == {"family": "f", "source_sha256": "ab"}
+    with pytest.raises(UserError, match="class OnlySlots has __slots__"):
+        describe_source(OnlySlots(), "ab")
+
+
+def test_show_prints_the_options_of_a_model_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, {"m.py": MODEL, "helper_of_edited.py": "", "s.py": "class Mine: ...\n"})
+    assert main(["show", str(tmp_path / "m.py")]) == 0
+    assert "depth: 'number of layers (default: 3)'" in capsys.readouterr().out
+    assert main(["show", str(tmp_path / "s.py")]) == 2
+    said = capsys.readouterr().err
+    assert "has no function load(settings)" in said and "s.py:CLASS" in said
+
+
+def test_validate_says_how_a_model_file_is_tested(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "my_model.py"]) == 2
+    assert "dlm-eval --model my_model.py --tasks demo_choice --limit 2" in capsys.readouterr().err
+
+
+def test_validate_notes_a_metric_that_is_never_returned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_task(tmp_path, SCORE.replace("'right'", "'rihgt'"))
+    assert main(["validate", "meals", "--include_path", str(tmp_path)]) == 0
+    said = "returned no 'right' of metric_list for any document tried; it returned 'rihgt'"
+    assert said in capsys.readouterr().out
+    write_task(tmp_path, SCORE)
+    assert main(["validate", "meals", "--include_path", str(tmp_path)]) == 0
+    assert "metric_list for" not in capsys.readouterr().out
+
+
+def test_a_score_that_is_no_number_costs_its_sample(tmp_path: Path) -> None:
+    code = (
+        "def score(doc, results):\n    return {'right': None if doc['story'][0] == '0' else 1.0}\n"
+    )
+    write_task(tmp_path, code)
+    found = evaluate("toy", ["meals"], include_path=str(tmp_path))
+    assert found["results"]["meals"]["right,none"] == 1.0
+    errors = [one.get("error") for one in found["samples"]["meals"]]
+    assert "metric 'right' is None, which is no number" in errors

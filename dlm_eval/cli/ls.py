@@ -221,7 +221,9 @@ def _find(name: str, include_path: str | None) -> dict[str, Any]:
     found = {title: facts(name) for title, (names, facts) in entries if name in names}
     if not found and is_suite_file(name):
         return {"suite": plain_suite(load_suite(name))}
-    if not found and (".py:" in name or name.endswith(".py")):
+    if not found and name.endswith(".py"):
+        return _of_model_file(name)
+    if not found and ".py:" in name:
         found = _of_file(name)
     if "family" in found or "checkpoint" in found:
         found["model_args"] = option_docs(name)
@@ -251,10 +253,21 @@ def _of_file(name: str) -> dict[str, Any]:
     from dlm_eval.likelihood.estimator import describe_estimator
     from dlm_eval.plugins import load_class
 
-    path, _, attribute = name.rpartition(":") if ".py:" in name else (name, "", "")
+    path, _, attribute = name.rpartition(":")
     if issubclass(load_class(path, attribute, "name"), Strategy):
         return {"strategy": describe_strategy(name)}
     return {"estimator": describe_estimator(name)}
+
+
+def _of_model_file(name: str) -> dict[str, Any]:
+    """Returns the facts about a model in a user's file."""
+    from dlm_eval.errors import UserError
+    from dlm_eval.models import option_docs
+
+    try:
+        return {"model": {"file": name}, "model_args": option_docs(name)}
+    except UserError as error:
+        raise UserError(f"{error}; a strategy or an estimator is shown by {name}:CLASS") from None
 
 
 def _plain_dict(value: Any) -> Any:

@@ -59,9 +59,9 @@ def _dry_run(plan: SuitePlan) -> int:
     from dlm_eval.errors import DlmEvalError
     from dlm_eval.harness.dry_run import dry_run
     from dlm_eval.harness.suite_run import apart
-    from dlm_eval.reports.run.plan import lines
+    from dlm_eval.reports.run.plan import lines, total_lines
 
-    failed, waiting = False, list(plan.runs)
+    failed, waiting, plans = False, list(plan.runs), []
     while waiting:
         one = waiting.pop(0)
         names = ", ".join(entry.entry for entry in one.entries)
@@ -74,9 +74,12 @@ def _dry_run(plan: SuitePlan) -> int:
             failed = True
             print(one_line(f"== {names}: {error}") + "\n")
             continue
+        plans.append(found)
         failed |= any(task.refused for task in found.tasks)
         print(one_line(f"== {names}") + "\n" + "\n".join(lines(found)) + "\n")
     for name, reason in plan.skipped.items():
         print(one_line(f"== {name}: skipped: {reason}"))
+    for line in total_lines(plans):
+        print(line)
     sys.stdout.flush()
     return 1 if failed else 0

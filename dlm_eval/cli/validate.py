@@ -35,11 +35,17 @@ def main(args: argparse.Namespace) -> int:
     for a suite, a line for each entry. Returns 1 if an entry cannot be loaded or scored.
 
     Raises:
-        UserError: a task cannot be loaded, or none of its documents can be scored.
+        UserError: a task cannot be loaded, none of its documents can be scored, or a name is that of a
+            Python file.
     """
     from dlm_eval.harness.suites import is_suite_file
     from dlm_eval.packaged import suite_files
 
+    if models := [name for name in args.tasks if name.endswith(".py")]:
+        raise UserError(
+            f"'{models[0]}' is a Python file, and no task or suite; a model is tested when it is"
+            f" loaded: dlm-eval --model {models[0]} --tasks demo_choice --limit 2"
+        )
     named = [name for name in args.tasks if name in suite_files() or is_suite_file(name)]
     failed = [_validate_suite(name, args) for name in named]
     if tasks := [name for name in args.tasks if name not in named]:
@@ -168,7 +174,7 @@ def _look(name: str, task: Any, num_fewshot: int | None, seed: int | None) -> Lo
     from dlm_eval.harness import lm_eval_patches as patches
     from dlm_eval.harness import sample_errors
     from dlm_eval.harness.requests import UnbuiltPrompt
-    from dlm_eval.harness.trial import spread, why_none
+    from dlm_eval.harness.trial import spread, try_task
 
     own = task.config.num_fewshot
     task.set_config(key="num_fewshot", value=own or (0 if own == 0 else num_fewshot or 0))
@@ -186,13 +192,14 @@ def _look(name: str, task: Any, num_fewshot: int | None, seed: int | None) -> Lo
             for note in _notes(task, faults, examples if task.config.num_fewshot else None)
         ]
         task.build_all_requests(samples=asked, rank=0, world_size=1)
-        tried = why_none(name, task, score, errors)
+        tried = try_task(name, task, score, errors)
     if len(faults) == len(task.eval_docs):
         whole = f"none of its {counted(len(faults), 'document')} can be scored"
         raise UserError(f"task '{name}': {whole}; document 0: {faults[0][1]}")
-    if tried is not None:
+    if tried.reason is not None:
         which = f"of {counted(len(asked), 'document')} that were tried"
-        raise UserError(f"task '{name}': none {which} can be scored: {tried}")
+        raise UserError(f"task '{name}': none {which} can be scored: {tried.reason}")
+    notes += [f"{name}: {note}" for note in tried.notes]
     request = task.instances[0].args
     unbuilt = isinstance(request[0], UnbuiltPrompt)  # a run stores this as the document's error
     notes += [f"{name}: document 0: {request[0]}"] if unbuilt else []

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 # Settings of `run` that replace those of all entries; `gen_kwargs` is how lm-eval names `decode`.
 OVERRIDES = (*CONDITIONS, "gen_kwargs")
 REFUSED = {
-    "shard": "a shard is one run, and a suite is several; shard its entries one by one with "
-    "--tasks",
+    "shard": "a shard is one run, and a suite is several; use --devices, or run an entry's "
+    "task without --suite, with its settings as options (`dlm-eval show SUITE` lists them)",
     "samples": "it names documents of tasks, which several entries may share; use --limit, or run "
     "the task without --suite",
 }

@@ -237,11 +237,13 @@ def _texts(value: Any) -> list[str]:
 
 
 def no_numbers(task: Any, metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Returns metric -> its error, for metrics that would make the task's score NaN or infinite."""
+    """Returns metric -> its error, for metrics of which the task's score would be no finite number."""
     aggregates, found = task.aggregation(), {}
     for metric, value in metrics.items():
         # The default aggregation of lm-eval is the mean.
         name = getattr(aggregates.get(metric), "__name__", "mean")
+        if name == "mean" and (value is None or isinstance(value, str)):
+            found[metric] = f"metric '{metric}' is {value!r}, which is no number"
         wrong = _first_no_number(value) if name in PLAIN_AGGREGATES else None
         if wrong is not None and (math.isnan(wrong) or name not in LIKELIHOODS):
             found[metric] = f"metric '{metric}' is {wrong}"

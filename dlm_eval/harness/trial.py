@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,21 @@ def spread(count: int) -> list[int]:
     return sorted({number * count // TRIED for number in range(TRIED)} if count else ())
 
 
-def why_none(name: str, task: Any, score: Callable[..., Any], errors: SampleErrors) -> str | None:
-    """Returns why none of the documents whose requests are built can be scored; None if one can.
+@dataclass(frozen=True)
+class Trial:
+    """What a trial of a task found.
+
+    Attributes:
+        reason: why no document can be scored; None if one can.
+        notes: what is odd about the scores.
+    """
+
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def try_task(name: str, task: Any, score: Callable[..., Any], errors: SampleErrors) -> Trial:
+    """Returns a trial of the documents whose requests are built.
 
     Args:
         task: guarded by `errors`, with the requests of some documents.
@@ -39,16 +53,26 @@ def why_none(name: str, task: Any, score: Callable[..., Any], errors: SampleErro
     asked = [list(own) for _, own in groupby(task.instances, key=lambda one: one.doc_id)]
     unbuilt = [own[0].args[0] for own in asked if isinstance(own[0].args[0], UnbuiltPrompt)]
     if len(unbuilt) == len(asked):
-        return str(unbuilt[0])
+        return Trial(str(unbuilt[0]))
     if not _tried(task):
-        return None
+        return Trial()
+    declared, returned = set(task.aggregation()), set[str]()
     first: str | None = None
+    scored = False
     for answered in (True, False):
-        for reason in _scored(name, task, score, errors, asked, answered):
-            if reason is None:
-                return None
+        for metrics, reason in _scored(name, task, score, errors, asked, answered):
+            scored |= reason is None
+            returned |= metrics.keys()
+            if scored and declared <= returned:
+                return Trial()
             first = first or reason
-    return first
+    return Trial(notes=(_not_returned(declared, returned),)) if scored else Trial(first)
+
+
+def _not_returned(declared: set[str], returned: set[str]) -> str:
+    names = ", ".join(f"'{metric}'" for metric in sorted(declared - returned))
+    others = ", ".join(f"'{metric}'" for metric in sorted(returned)) or "none"
+    return f"process_results returned no {names} of metric_list for any document tried; it returned {others}"
 
 
 def _tried(task: Any) -> bool:
@@ -68,8 +92,8 @@ def _scored(
     errors: SampleErrors,
     asked: Sequence[Sequence[Any]],
     answered: bool,
-) -> Iterator[str | None]:
-    """Yields why each document cannot be scored, or None."""
+) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Yields each document's metrics, and why it cannot be scored (else None)."""
     for own in asked:
         for number, instance in enumerate(own):
             instance.resps = [_answer(task, instance, number, answered)] * instance.repeats
@@ -77,13 +101,13 @@ def _scored(
     task.apply_filters()
     for own in asked:
         doc = own[0].doc
-        reason = errors.reason(name, doc)
+        metrics, reason = dict[str, Any](), errors.reason(name, doc)
         for pipeline in own[0].filtered_resps if reason is None else ():
             results = [instance.filtered_resps[pipeline] for instance in own]
-            _, reason = errors.score(task, score, doc, results)
+            metrics, reason = errors.score(task, score, doc, results)
             if reason is None:
                 break
-        yield reason
+        yield metrics, reason
 
 
 def _answer(task: Any, instance: Any, number: int, answered: bool) -> Any:

@@ -18,6 +18,7 @@ from dlm_eval.models.catalog import (
     check_members,
     check_supported,
     checkpoints,
+    describe_source,
     find_checkpoint,
     given,
     known_families,
@@ -81,6 +82,8 @@ def load_model(name: str, **options: Any) -> Denoiser:
         if not loader.tests:
             check_members(model, name)
             probe(model, own=True)
+        if loader.source:
+            describe_source(model, loader.source)
         check_cache(model, declared=not loader.tests)
     except DlmEvalError:
         raise

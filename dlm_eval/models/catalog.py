@@ -23,7 +23,7 @@ from dlm_eval.errors import UserError, unknown_name_error
 from dlm_eval.plugins import entry_points
 from dlm_eval.reasons import reason
 from dlm_eval.settings import attribute_docs, from_mapping
-from dlm_eval.user_files import run_file
+from dlm_eval.user_files import digest_of, run_file
 
 if TYPE_CHECKING:
     from dlm_eval.models.denoiser import Denoiser
@@ -218,6 +218,27 @@ def check_members(model: Any, name: str) -> None:
         raise UserError(f"model '{name}' is no Denoiser; it lacks {', '.join(absent)}{hint}")
 
 
+def describe_source(model: Any, source: str) -> None:
+    """Adds the digest of the file that a model comes from to what its `describe` returns, so that an
+    edited file is another model.
+
+    Raises:
+        UserError: the model's class has `__slots__`.
+    """
+    describe = model.describe
+
+    def described() -> dict[str, Any]:
+        return {**describe(), "source_sha256": source}
+
+    try:
+        object.__setattr__(model, "describe", described)  # the class may be a frozen dataclass
+    except AttributeError:
+        raise UserError(
+            f"class {type(model).__name__} has __slots__ without 'describe', which gets a digest of"
+            " the file; leave __slots__ out"
+        ) from None
+
+
 # -- what makes a model, and its options -----------------------------------------------------------
 
 
@@ -237,11 +258,13 @@ class Loader:
         load: makes one of its options.
         settings: dataclass of the options.
         tests: whether `load` probes what it made; a user's own `load` does not.
+        source: sha256 of the user's file and of the files beside it that it imports; "" for a module.
     """
 
     load: Callable[[Any], Denoiser]
     settings: type[Any]
     tests: bool
+    source: str = ""
 
 
 def option_names(name: str) -> set[str]:
@@ -305,10 +328,12 @@ def find_loader(source: str, ours: bool = False) -> Loader:
         UserError: there is no such file or name, or importing it failed.
     """
     place, _, function = source.partition(":") if not source.endswith(".py") else (source, "", "")
+    source_sha256 = ""
     try:
-        module = (
-            _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-        )
+        if place.endswith(".py"):
+            module, source_sha256 = _import_file(Path(place))
+        else:
+            module = importlib.import_module(place)
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # of the user's code
@@ -325,7 +350,8 @@ def find_loader(source: str, ours: bool = False) -> Loader:
         from dlm_eval.models.family import FamilySpec, load_family
 
         if isinstance(found, FamilySpec):
-            return Loader(functools.partial(load_family, found), found.settings, True)
+            load = functools.partial(load_family, found)
+            return Loader(load, found.settings, True, source_sha256)
     if not callable(found):
         raise UserError(
             f"model '{source}' has no function {function or 'load'}(settings) and no FAMILY; see "
@@ -342,17 +368,19 @@ def find_loader(source: str, ours: bool = False) -> Loader:
             f"model '{source}': load(settings) must annotate `settings` with a dataclass, not "
             f"{hints[0]}"
         )
-    return Loader(found, hints[0], ours)
+    return Loader(found, hints[0], ours, source_sha256)
 
 
-def _import_file(path: Path) -> ModuleType:
+def _import_file(path: Path) -> tuple[ModuleType, str]:
+    """Returns a user's file as a module, and its digest."""
     path = Path(os.path.expanduser(path))
     if not os.path.isfile(path):
         raise UserError(
             f"model '{path}' is not a file; it must be a Python file with load(settings), or a "
             "known name"
         )
-    return run_file(path, f"dlm_eval_user_{path.stem}")
+    digest = digest_of(path)
+    return run_file(path, f"dlm_eval_user_{path.stem}"), digest
 
 
 def settings_of(loader: Loader, checkpoint: Checkpoint, options: Mapping[str, Any]) -> Any:

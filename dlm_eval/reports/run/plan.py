@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dlm_eval.harness.plan import Plan, TaskPlan
 from dlm_eval.output import one_line, table
@@ -32,6 +32,27 @@ def lines(plan: Plan) -> Iterator[str]:
         yield from _facts(plan)
     for note in plan.notes:
         yield f"note: {one_line(note)}"
+
+
+def total_lines(plans: Sequence[Plan]) -> Iterator[str]:
+    """Yields the sum of the plans of a suite's runs, if there are several of our denoisers."""
+    counted_jobs = [plan for plan in plans if plan.counted == "jobs"]
+    if len(counted_jobs) < 2:
+        return
+    totals = [plan.total for plan in counted_jobs]
+    forwards = sum(total.forwards_left for total in totals)
+    positions = sum(total.positions_left for total in totals)
+    more = "+?" if any(total.unbounded for total in totals) else ""
+    hours = [plan.hours for plan in counted_jobs if plan.hours is not None]
+    time = (
+        f"{_hours(sum(hours))}{more} at most on {counted(counted_jobs[0].devices, 'device')}"
+        if len(hours) == len(counted_jobs)
+        else "not known"
+    )
+    yield (
+        f"all {len(counted_jobs)} runs: {forwards}{more} forwards to run, {positions}{more} positions;"
+        f" time: {time}"
+    )
 
 
 def _of_texts(plan: Plan, tasks: list[TaskPlan]) -> Iterator[str]:
