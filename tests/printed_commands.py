@@ -203,7 +203,7 @@ def check(argv: list[str]) -> None:
 
 def _check_run(values: dict[str, Any]) -> None:
     from dlm_eval.cli.run import PLAIN
-    from dlm_eval.decoding.layers import resolve
+    from dlm_eval.decoding import resolve
     from dlm_eval.harness.open_model import kind_of
     from dlm_eval.harness.run_settings import run_settings
     from dlm_eval.harness.suites import load_suite

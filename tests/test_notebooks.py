@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from dlm_eval import Canvas, bars, evaluate, fill, load_model, score
-from dlm_eval.decoding.layers import resolve
+from dlm_eval.decoding import resolve
 from dlm_eval.harness.result_text import EvaluationResults
 from dlm_eval.reports.trace.recording import record
 
