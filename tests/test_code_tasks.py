@@ -365,6 +365,8 @@ WEAK = {
     "mbpp_sanitized": (20, 82, 85, 404),
     "humaneval": (),
 }
+# Its tests call `encode_shift`, which stands in the prompt; Dream's script leaves it out, since the solution does not use it.
+UNSOLVABLE = "HumanEval/50"
 
 
 @functools.cache
@@ -405,7 +407,9 @@ def test_every_solution_passes_and_every_changed_one_fails(shared, name):
     task = real(shared, name)
     docs = list(task.test_docs())
     assert len(docs) == REAL[name]
-    assert scores(name, task, docs, [solved(doc, name) for doc in docs]) == [1.0] * len(docs)
+    right = scores(name, task, docs, [solved(doc, name) for doc in docs])
+    failed = [doc["task_id"] for doc, score in zip(docs, right, strict=True) if not score]
+    assert failed == ([UNSOLVABLE] if name.endswith("longest_valid") else [])
     found = scores(name, task, docs, [solved(doc, name, wrong=True) for doc in docs])
     passed = [doc["task_id"] for doc, score in zip(docs, found, strict=True) if score]
     assert tuple(passed) == WEAK[benchmark(name)]

@@ -282,7 +282,7 @@ def crowd(model: Any) -> list[Canvas]:
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-@pytest.mark.parametrize("size", [100, pytest.param(150, marks=pytest.mark.full)])
+@pytest.mark.parametrize("size", [100, pytest.param(80, marks=pytest.mark.full)])
 def test_memory_that_runs_out_changes_no_answer(kind: str, size: int) -> None:
     model = blockwise() if kind == "exact" else tiny()
     asked, options = crowd(model), {**OPTIONS[kind], "cache": kind}

@@ -113,6 +113,8 @@ def _home(around: Surroundings) -> Iterator[Surroundings]:
     finally:
         with usage.as_user(around.user):
             usage.remove(home)
+        with contextlib.suppress(OSError):  # of a folder that this user may not write to
+            os.rmdir(home)
 
 
 def _in_a_fork(
