@@ -30,7 +30,7 @@ from dlm_eval.decoding import (
 )
 from dlm_eval.decoding.checkpoints import State
 from dlm_eval.decoding.filling import fits
-from dlm_eval.decoding.settings import speed_settings
+from dlm_eval.decoding.layers import speed_settings
 from dlm_eval.decoding.strategy import FillRequest
 from dlm_eval.engine import Engine
 from dlm_eval.engine.rows import LogProbs
