@@ -556,7 +556,7 @@ def test_what_a_full_attention_model_refuses(
         ({"strategy": INDEL}, "names no tokens that delete and split"),
         ({"strategy": INDEL, "delete_token_id": 3, "split_token_id": 3}, "another id"),
         ({"strategy": INDEL, "delete_token_id": 283, "split_token_id": 3}, "not the mask"),
-        ({"strategy": INDEL, "temperature": 0.5}, "temperature '0.5' is not used"),
+        ({"strategy": INDEL, "temperature": 0.5}, "temperature is not used"),
         ({"strategy": INDEL, "block_length": 4}, "leave block_length out"),
     ],
 )

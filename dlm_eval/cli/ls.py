@@ -5,11 +5,13 @@ prints all facts about everything that bears the name.
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm_eval.cli.options import add_options
@@ -267,7 +269,21 @@ def _of_model_file(name: str) -> dict[str, Any]:
     try:
         return {"model": {"file": name}, "model_args": option_docs(name)}
     except UserError as error:
-        raise UserError(f"{error}; a strategy or an estimator is shown by {name}:CLASS") from None
+        if not (classes := _classes_in(name)):
+            raise
+        listed = ", ".join(classes)
+        raise UserError(
+            f"{error}; a strategy or an estimator is shown by {name}:CLASS, allowed: {listed}"
+        ) from None
+
+
+def _classes_in(file: str) -> list[str]:
+    """Returns the names of the classes that a Python file defines; it is not run."""
+    try:
+        body = ast.parse(Path(file).read_bytes()).body
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    return [node.name for node in body if isinstance(node, ast.ClassDef)]
 
 
 def _plain_dict(value: Any) -> Any:

@@ -231,10 +231,11 @@ class CanvasJobs:
         return [FillJob(prepared.canvas, plan.job, self.options.seed)]
 
     def _warn_equal(self, task: str, repeats: int, ask: Request) -> None:
-        """Warns once per task that several answers are equal. Only the settings of `preset=authors`
-        are first known here; others have been checked before the model was loaded.
+        """Warns once per task that several answers are equal. Only the settings of `preset=authors` for a
+        checkpoint without a name are first known here; others have been checked before the model was loaded.
         """
-        if task in self._warned or self.options.decode.user.get("preset") != "authors":
+        decode = self.options.decode
+        if task in self._warned or decode.user.get("preset") != "authors" or decode.checkpoint:
             return
         self._warned.add(task)
         for name, count in (("repeats", repeats), ("samples", resolve(*ask.layers).samples)):
