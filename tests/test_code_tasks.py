@@ -365,7 +365,7 @@ WEAK = {
     "mbpp_sanitized": (20, 82, 85, 404),
     "humaneval": (),
 }
-# Its tests call `encode_shift`, which stands in the prompt; Dream's script leaves it out, since the solution does not use it.
+# Its tests call `encode_shift` of the prompt. Dream's script leaves it out, since the solution does not use it.
 UNSOLVABLE = "HumanEval/50"
 
 

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
+from strategy_options import NEEDED
 
 from dlm_eval.cli import main
 from dlm_eval.decoding import GENERAL, DecodeSettings, expand, presets, resolve
 from dlm_eval.decoding.strategy import strategies_for
-from dlm_eval.harness.decode_config import DecodeOptions, entry_layer, user_layer
-
-COUNTS = str(Path(__file__).parent / "data" / "token_counts.json")
-NEEDED: dict[str, dict[str, Any]] = {
-    "threshold": {"threshold": 0.6},
-    "factor": {"factor": 1.0},
-    "entropy_bound": {"entropy_bound": 0.5},
-    "edit": {"threshold": 0.6, "editing_threshold": 0.7},
-    "frechet": {"frechet_margin": 0.5},
-    "pc_sampler": {"prior": COUNTS},
-    "linear_position": {"prior": COUNTS},
-}
+from dlm_eval.harness.decode_config import DecodeOptions
+from dlm_eval.harness.decode_layers import entry_layer, user_layer
 
 
 def settings(task: dict[str, Any], user: dict[str, Any], strategy: str = "") -> DecodeSettings:

@@ -18,7 +18,8 @@ from dlm_eval import Canvas, evaluate
 from dlm_eval.decoding import STRATEGIES, fill, presets, resolve
 from dlm_eval.decoding.presets import GROUPS, authors_preset
 from dlm_eval.errors import UserError
-from dlm_eval.harness.decode_config import DecodeOptions, user_layer
+from dlm_eval.harness.decode_config import DecodeOptions
+from dlm_eval.harness.decode_layers import user_layer
 from dlm_eval.harness.infill import InfillSpec
 from dlm_eval.harness.task_files import _config, _manager, list_tasks
 from dlm_eval.models.families.toy import Toy, ToySettings

@@ -9,7 +9,8 @@ import pytest
 
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.canvas_jobs import cut_at, visible
-from dlm_eval.harness.decode_config import DecodeOptions, user_layer
+from dlm_eval.harness.decode_config import DecodeOptions
+from dlm_eval.harness.decode_layers import user_layer
 from dlm_eval.harness.requests import (
     Hole,
     Length,

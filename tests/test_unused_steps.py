@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from strategy_options import NEEDED
 
 from dlm_eval.canvas import Canvas
 from dlm_eval.decoding import Unmasking, fill, resolve
 from dlm_eval.decoding.strategy import strategies_for
-from dlm_eval.harness.decode_config import DecodeOptions, check_requests
+from dlm_eval.harness.decode_config import DecodeOptions
+from dlm_eval.harness.decode_warnings import check_requests
 from dlm_eval.models import load_model
 from dlm_eval.models.denoiser import Denoiser
 
-COUNTS = str(Path(__file__).parent / "data" / "token_counts.json")
-NEEDED: dict[str, dict[str, Any]] = {
-    "threshold": {"threshold": 0.6},
-    "factor": {"factor": 1.0},
-    "entropy_bound": {"entropy_bound": 0.5},
-    "edit": {"threshold": 0.6, "editing_threshold": 0.7},
-    "frechet": {"frechet_margin": 0.5},
-    "pc_sampler": {"prior": COUNTS},
-    "linear_position": {"prior": COUNTS},
-}
 LENGTH, FEW, MANY = 12, 3, 6
 PROMPTS = ("Anna had a red", "The dog", "Tom has 3 apples and 4 pears. He has", "One day a cat")
 

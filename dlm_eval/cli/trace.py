@@ -192,7 +192,9 @@ def _trajectories(args: argparse.Namespace) -> tuple[LoggedRun, list[Logged]]:
 
 
 def _record(args: argparse.Namespace) -> Recording:
-    from dlm_eval.harness.decode_config import DecodeOptions, steps_without_effect, user_layer
+    from dlm_eval.harness.decode_config import DecodeOptions
+    from dlm_eval.harness.decode_layers import user_layer
+    from dlm_eval.harness.decode_warnings import steps_without_effect
     from dlm_eval.harness.requests import Hole, Length, hole_canvas
     from dlm_eval.reports.trace.recording import record
     from dlm_eval.settings import parse_pairs
@@ -224,7 +226,7 @@ def _record(args: argparse.Namespace) -> Recording:
 
 def _settings(options: Any, args: argparse.Namespace) -> tuple[Any, int]:
     """Returns the decode settings and the number of open positions."""
-    from dlm_eval.harness.decode_config import LENGTH_KEYS
+    from dlm_eval.harness.decode_layers import LENGTH_KEYS
     from dlm_eval.harness.requests import HOLE, Hole, Length
 
     if args.length is not None and args.length < 1:

@@ -149,7 +149,8 @@ def look(
     Raises:
         UserError: a task cannot be loaded, or none of its documents can be scored.
     """
-    from dlm_eval.harness.decode_config import DecodeOptions, check_requests
+    from dlm_eval.harness.decode_config import DecodeOptions
+    from dlm_eval.harness.decode_warnings import check_requests
     from dlm_eval.harness.infill import check_drafts
     from dlm_eval.harness.requirements import check_loaded_metrics
     from dlm_eval.harness.run_settings import parse_seeds

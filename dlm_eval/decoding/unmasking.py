@@ -54,6 +54,8 @@ class Unmasking(Strategy):
             ('limit'; what is open then stays open), after all its 'steps', when it is full and a
             step changes nothing ('stable'), or when `stops` says so ('own').
         last_step_fills: whether one more step fills the positions that are open after the last one.
+        keeps_tokens: whether written tokens stay and are not considered again; None: as `ends` and
+            `erase` say. See `tokens_are_final` and `revisits`, which may be defined apart.
         keeps_state: whether the strategy keeps state between steps besides the canvas: numbers on
             the device (`Query.keeps`), or `memory`. There are no checkpoints then.
         shows_whole: why its rows have to run and show the whole canvas ('hides a part of the
@@ -64,6 +66,7 @@ class Unmasking(Strategy):
     takes_schedule: ClassVar[bool] = True
     ends: ClassVar[Ends] = "full"
     last_step_fills: ClassVar[bool] = False
+    keeps_tokens: ClassVar[bool | None] = None
     keeps_state: ClassVar[bool] = False
     shows_whole: ClassVar[str] = ""
     full_attention: ClassVar[bool] = False
@@ -74,17 +77,22 @@ class Unmasking(Strategy):
         check_option_names(cls, Unmasking, f"strategy '{cls.name}'")
         cls.check_attribute("reads", (None, *get_args(Measure)))
         cls.check_attribute("ends", get_args(Ends))
+        cls.check_attribute("keeps_tokens", (None, True, False))
 
     # -- what a strategy defines -------------------------------------------------------------------
 
     @property
     def revisits(self) -> bool:
         """Whether a step also considers positions of the block that are already written."""
+        if self.keeps_tokens is not None:
+            return not self.keeps_tokens
         return self.ends in ("steps", "stable", "own")
 
     @property
     def tokens_are_final(self) -> bool:
         """Whether a written token stays, so that decoding may end before its block is full."""
+        if self.keeps_tokens is not None:
+            return self.keeps_tokens
         return self.ends in ("full", "limit") and type(self).erase is Unmasking.erase
 
     def memory(self, state: DecodeState) -> Any:

@@ -14,7 +14,8 @@ from dlm_eval.canvas import BLANK, Canvas, FilledText, Filling, Score
 from dlm_eval.decoding import resolve
 from dlm_eval.decoding.step_texts import unpacked
 from dlm_eval.errors import SampleError, UserError
-from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans, Request, equal_answers
+from dlm_eval.harness.decode_config import DecodeOptions, DecodePlans, Request
+from dlm_eval.harness.decode_warnings import equal_answers
 from dlm_eval.harness.request_jobs import Prepare, RequestKind, RequestKinds
 from dlm_eval.harness.requests import (
     HOLE,

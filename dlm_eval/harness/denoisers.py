@@ -14,7 +14,9 @@ from dlm_eval.budget import DeviceProfile, make_engine
 from dlm_eval.decoding import resolve
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.canvas_jobs import Options
-from dlm_eval.harness.decode_config import DecodeOptions, check_requests, user_layer
+from dlm_eval.harness.decode_config import DecodeOptions
+from dlm_eval.harness.decode_layers import user_layer
+from dlm_eval.harness.decode_warnings import check_requests
 from dlm_eval.harness.denoiser_plan import CanvasCount, measured, memory
 from dlm_eval.harness.infill import check_drafts
 from dlm_eval.harness.lm import DiffusionLM, chosen_template

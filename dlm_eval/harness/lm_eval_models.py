@@ -10,7 +10,7 @@ from lm_eval.api.model import LM
 
 from dlm_eval.errors import UserError
 from dlm_eval.harness.baseline import Baseline
-from dlm_eval.harness.decode_config import length_of
+from dlm_eval.harness.decode_layers import length_of
 from dlm_eval.harness.infill import begins_with_draft
 from dlm_eval.harness.model_kind import OF_DENOISERS, Loaded, refuse_settings, without
 from dlm_eval.harness.plan import CountedRequests, DryRun, Found, Plan, TaskPlan

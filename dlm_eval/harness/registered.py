@@ -14,7 +14,8 @@ from dlm_eval.budget import make_engine
 from dlm_eval.decoding import setting_names
 from dlm_eval.errors import UserError
 from dlm_eval.harness.canvas_jobs import Options
-from dlm_eval.harness.decode_config import LENGTH_KEYS, DecodeOptions
+from dlm_eval.harness.decode_config import DecodeOptions
+from dlm_eval.harness.decode_layers import LENGTH_KEYS
 from dlm_eval.harness.lm import DiffusionLM
 from dlm_eval.likelihood import Estimator, parse_estimator
 from dlm_eval.models import checkpoints, known_families, load_model, option_names

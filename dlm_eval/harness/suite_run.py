@@ -16,7 +16,7 @@ from typing import Any
 
 from dlm_eval.errors import DlmEvalError, UserError
 from dlm_eval.harness.checks import Ask, check_settings
-from dlm_eval.harness.decode_config import entry_layer, replaced_by, user_layer
+from dlm_eval.harness.decode_layers import entry_layer, replaced_by, user_layer
 from dlm_eval.harness.frontier import Point, points_of, warnings_of
 from dlm_eval.harness.metric_errors import error_of
 from dlm_eval.harness.model_kind import Loaded

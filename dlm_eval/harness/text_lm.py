@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from dlm_eval.answers import Answering
 from dlm_eval.errors import SampleError, UserError
 from dlm_eval.harness.baseline import Baseline
-from dlm_eval.harness.decode_config import is_our_argument
+from dlm_eval.harness.decode_layers import is_our_argument
 from dlm_eval.harness.request_jobs import (
     AnsweredRequests,
     Prepare,

@@ -114,20 +114,13 @@ class D2F(Unmasking, name="d2f"):
     finds_length: ClassVar[bool] = True
     full_attention: ClassVar[bool] = True
     ends: ClassVar[Ends] = "own"
+    keeps_tokens: ClassVar[bool | None] = True
     shows_whole: ClassVar[str] = "hides later blocks from earlier ones"
 
     @property
     def reads(self) -> Measure:  # type: ignore[override]
         """What chooses the best candidate of a block without sure ones."""
         return MEASURES[self.sampling_strategy]
-
-    @property
-    def revisits(self) -> bool:
-        return False
-
-    @property
-    def tokens_are_final(self) -> bool:
-        return True
 
     @classmethod
     def why_not(cls, model: Denoiser) -> str | None:

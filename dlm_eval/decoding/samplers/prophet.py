@@ -67,6 +67,7 @@ class Prophet(Unmasking, name="prophet"):
     reads: ClassVar[Measure | None] = "probability"
     takes_schedule: ClassVar[bool] = False
     ends: ClassVar[Ends] = "steps"
+    keeps_tokens: ClassVar[bool | None] = True
     writes_ahead: ClassVar[bool] = True
     blocks_count_given: ClassVar[bool] = True
     shows_whole: ClassVar[str] = "reads the answer from the first step on"
@@ -77,14 +78,6 @@ class Prophet(Unmasking, name="prophet"):
             shown = list(self.early_exit_thresholds)
             raise value_error("decode early_exit_thresholds", shown, "three numbers")
         self._constraints()
-
-    @property
-    def revisits(self) -> bool:
-        return False
-
-    @property
-    def tokens_are_final(self) -> bool:
-        return True
 
     def most_steps(self, n: int, steps: int) -> int | None:
         never = self.answer_start is None and not self.constraints_text

@@ -105,10 +105,7 @@ class RhoEos(Unmasking, name="rho_eos"):
     finds_length: ClassVar[bool] = True
     keeps_state: ClassVar[bool] = True
     ends: ClassVar[Ends] = "own"
-
-    @property
-    def tokens_are_final(self) -> bool:
-        return False  # they can be cut off
+    keeps_tokens: ClassVar[bool | None] = False  # they can be cut off
 
     def check(self) -> None:
         if self.low_density_threshold > self.high_density_threshold:

@@ -67,16 +67,9 @@ class _Revocable(Unmasking):
     takes_schedule: ClassVar[bool] = False
     takes_steps: ClassVar[bool] = False
     owns_blocks: ClassVar[bool] = True
+    keeps_tokens: ClassVar[bool | None] = False
     keeps_state: ClassVar[bool] = True
     reads: ClassVar[Measure | None] = "probability"
-
-    @property
-    def revisits(self) -> bool:
-        return True
-
-    @property
-    def tokens_are_final(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,7 @@ class Wino(Unmasking, name="wino"):
     reads: ClassVar[Measure | None] = "probability"
     takes_schedule: ClassVar[bool] = False
     ignores_steps: ClassVar[bool] = True
+    keeps_tokens: ClassVar[bool | None] = False
     keeps_state: ClassVar[bool] = True
     shows_whole: ClassVar[str] = "runs a shadow of the block beside the canvas"
     full_attention: ClassVar[bool] = True
@@ -102,14 +103,6 @@ class Wino(Unmasking, name="wino"):
                 f"decode strategy '{self.name}' needs predictions at a token's own position; those "
                 f"of {model.name} are one to the left"
             )
-
-    @property
-    def revisits(self) -> bool:
-        return True
-
-    @property
-    def tokens_are_final(self) -> bool:
-        return False
 
     def block_memory(self, state: DecodeState) -> Judged:
         return Judged(AT_FIRST, shadowed(len(state.ids), state.block_positions))
