@@ -43,13 +43,10 @@ def strategies() -> str:
     ]
     for name in names:
         facts = describe_strategy(name)
-        parts += [
-            f"## `{name}`\n",
-            docstring(facts["about"]) + "\n",
-            f"For models of process {', '.join(facts['processes'])}; schedule: {facts['schedule']}.\n",
-        ]
-        if facts["options"]:
-            parts.append(options_table(facts["options"]))
+        line = (
+            f"For models of process {', '.join(facts['processes'])}; schedule: {facts['schedule']}."
+        )
+        parts += _section(name, facts["about"], line, facts["options"])
     return "\n".join(parts)
 
 
@@ -72,14 +69,15 @@ def estimators() -> str:
     ]
     for name in listed:
         facts = describe_estimator(name)
-        parts += [
-            f"## `{name}`\n",
-            docstring(facts["about"]) + "\n",
-            f"Kind: {prose(facts['kind'])}. Forwards: {prose(facts['forwards'])}.\n",
-        ]
-        if facts["settings"]:
-            parts.append(options_table(facts["settings"]))
+        line = f"Kind: {prose(facts['kind'])}. Forwards: {prose(facts['forwards'])}."
+        parts += _section(name, facts["about"], line, facts["settings"])
     return "\n".join(parts)
+
+
+def _section(name: str, about: str, line: str, options: Mapping[str, Any]) -> list[str]:
+    """Returns the part of a page about one strategy or estimator."""
+    own = [options_table(options)] if options else []
+    return [f"## `{name}`\n", docstring(about) + "\n", line + "\n", *own]
 
 
 def presets() -> str:
