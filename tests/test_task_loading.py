@@ -290,3 +290,9 @@ def test_a_metric_of_its_own_needs_an_aggregation(tmp_path):
     assert "metric 'own_f1' of metric_list needs an aggregation ('agregation' is there)" in told(
         [str(path)]
     )
+
+
+def test_a_task_that_names_no_data_is_told(tmp_path):
+    file = tmp_path / "quiz.yaml"
+    file.write_text(QUIZ.replace("dataset_path: openai/gsm8k\n", ""))
+    assert "quiz.yaml': dataset_path is missing; it must be" in told(str(file))

@@ -43,8 +43,17 @@ class Library:
     active: bool = True
     _caches: dict[Path, Path] = field(default_factory=dict)
 
-    def load(self, path: str, name: str | None = None, *args: Any, **options: Any) -> Any:
-        """Returns the dataset (``datasets.load_dataset``) from the first source that has it."""
+    def load(self, path: str | None, name: str | None = None, *args: Any, **options: Any) -> Any:
+        """Returns the dataset (``datasets.load_dataset``) from the first source that has it.
+
+        Raises:
+            UserError: the task's YAML names no data, or none that can be read.
+        """
+        if path is None:
+            raise UserError(
+                "dataset_path is missing; it must be a data set of the hub, a folder, or a format as "
+                "'json' (with dataset_kwargs: {data_files: ...})"
+            )
         if self.active:
             _check_json(_named_files(options.get("data_files")))
         if not self.active or options.get("data_files"):
