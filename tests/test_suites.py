@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -331,6 +332,17 @@ def test_a_suite_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert table["code"][5] == "skipped" and table["gone"][5] == "failed"
     assert "gone: task 't_gone': cannot load dataset" in shown
     assert "overridden for all entries: --limit 4" in shown
+    (file,) = out.rglob("suite_mini_*.csv")
+    assert f"table: {file}" in shown
+    with file.open() as lines:
+        cells = {row["entry"]: row for row in csv.DictReader(lines)}
+    assert list(cells) == list(table)[1:]
+    assert (
+        float(cells["choice"]["measured"]) == 100 * acc and cells["choice"]["published"] == "95.0"
+    )
+    assert (cells["choice"]["n"], cells["choice"]["documents"]) == ("4", "100")
+    assert cells["code"]["note"] == "skipped" and cells["gone"]["measured"] == ""
+    assert cells["gone"]["reason"].startswith("task 't_gone': cannot load dataset")
 
     # the journal has every answer: nothing is computed again, and the figures are equal
     assert main([*command, "--verbosity", "ERROR", "--score_only"]) == 1
@@ -431,6 +443,15 @@ def test_a_dry_run_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     left = [int(row.split("|")[7]) for row in shown.splitlines() if row.startswith("| demo_")]
     assert len(left) > 1
     assert f"all 3 runs: {sum(left)} forwards to run" in shown and "time: not known" in shown
+
+
+def test_a_dry_run_says_an_error_that_entries_share_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--suite", write(tmp_path), "--dry_run", "--model", "llada"]
+    assert main([*command, "--model_args", f"pretrained={tmp_path / 'nothing'}"]) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if "nothing" in line]
+    assert len(failed) == 1 and failed[0].startswith("== choice, choice_again, ")
 
 
 def test_show_prints_every_kind_that_bears_a_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -550,6 +550,10 @@ def test_show_prints_the_options_of_a_model_file(
     assert main(["show", str(tmp_path / "s.py")]) == 2
     said = capsys.readouterr().err
     assert "has no function load(settings)" in said and "s.py:CLASS" in said
+    write(tmp_path, {"broken.py": "import no_such_module\n" + MODEL})
+    assert main(["show", str(tmp_path / "broken.py")]) == 2
+    said = capsys.readouterr().err
+    assert "No module named 'no_such_module'" in said and "CLASS" not in said
 
 
 def test_validate_says_how_a_model_file_is_tested(capsys: pytest.CaptureFixture[str]) -> None:
@@ -567,6 +571,15 @@ def test_validate_notes_a_metric_that_is_never_returned(
     write_task(tmp_path, SCORE)
     assert main(["validate", "meals", "--include_path", str(tmp_path)]) == 0
     assert "metric_list for" not in capsys.readouterr().out
+
+
+def test_the_table_names_a_metric_that_is_never_returned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_task(tmp_path, SCORE.replace("'right'", "'rihgt'"))
+    run = ["run", "--model", "toy", "--tasks", "meals", "--include_path", str(tmp_path)]
+    assert main([*run, "--output_path", str(tmp_path / "results")]) == 0
+    assert "right (no document returned it)" in capsys.readouterr().out
 
 
 def test_a_score_that_is_no_number_costs_its_sample(tmp_path: Path) -> None:

@@ -278,10 +278,14 @@ def _of_model_file(name: str) -> dict[str, Any]:
 
 
 def _classes_in(file: str) -> list[str]:
-    """Returns the names of the classes that a Python file defines; it is not run."""
+    """Returns the names of the classes that a Python file defines, and none if it is a model's, which
+    has a function `load`. The file is not run.
+    """
     try:
         body = ast.parse(Path(file).read_bytes()).body
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    if any(isinstance(node, ast.FunctionDef) and node.name == "load" for node in body):
         return []
     return [node.name for node in body if isinstance(node, ast.ClassDef)]
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlm_eval.errors import RunError
+from dlm_eval.errors import RunError, UserError
 from dlm_eval.output import one_line
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def run_suite(
     from dlm_eval.harness import suite_run
     from dlm_eval.harness.run_settings import output_directory
     from dlm_eval.reports.run.report import report, say
-    from dlm_eval.reports.run.suite_report import lines
+    from dlm_eval.reports.run.suite_report import lines, write_csv
 
     plan = suite_run.plan_suite(values, ask)
     if plan.settings.dry_run:
@@ -48,6 +48,11 @@ def run_suite(
 
     finished = suite_run.run_suite(plan, done, ask)
     say(lines(finished))
+    try:
+        if (file := write_csv(finished)) is not None:
+            say([f"table: {one_line(str(file))}"])
+    except UserError as error:
+        missing.append(f"the suite's table ({error})")
     if missing:
         lost = "; ".join(dict.fromkeys(missing))
         raise RunError(f"missing: {lost}; everything else is saved")
@@ -61,7 +66,8 @@ def _dry_run(plan: SuitePlan) -> int:
     from dlm_eval.harness.suite_run import apart
     from dlm_eval.reports.run.plan import lines, total_lines
 
-    failed, waiting, plans = False, list(plan.runs), []
+    refused, waiting, plans = False, list(plan.runs), []
+    failed: dict[str, list[str]] = {}  # error -> entries, which often share one
     while waiting:
         one = waiting.pop(0)
         names = ", ".join(entry.entry for entry in one.entries)
@@ -71,15 +77,16 @@ def _dry_run(plan: SuitePlan) -> int:
             if len(one.entries) > 1:
                 waiting[:0] = apart(one)
                 continue
-            failed = True
-            print(one_line(f"== {names}: {error}") + "\n")
+            failed.setdefault(str(error), []).append(names)
             continue
         plans.append(found)
-        failed |= any(task.refused for task in found.tasks)
+        refused |= any(task.refused for task in found.tasks)
         print(one_line(f"== {names}") + "\n" + "\n".join(lines(found)) + "\n")
+    for reason, entries in failed.items():
+        print(one_line(f"== {', '.join(entries)}: {reason}"))
     for name, reason in plan.skipped.items():
         print(one_line(f"== {name}: skipped: {reason}"))
     for line in total_lines(plans):
         print(line)
     sys.stdout.flush()
-    return 1 if failed else 0
+    return 1 if refused or failed else 0

@@ -125,6 +125,20 @@ def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> d
     return found
 
 
+def unreturned_metrics(
+    tasks: Mapping[str, Any], results: Mapping[str, Any]
+) -> dict[str, list[str]]:
+    """Returns task -> metrics that it declares and that its scorer returned for no document. A task
+    without any score is left out: its documents failed, or only its answers were wanted.
+    """
+    found = {}
+    for name, task in tasks.items():
+        have = {str(key).partition(",")[0] for key in results.get(name, {}) if "," in str(key)}
+        if have and (missing := sorted(set(task.aggregation()) - have)):
+            found[name] = missing
+    return found
+
+
 def document_number(
     task: str, position: int | None, chosen: Mapping[str, Sequence[int]]
 ) -> int | None:

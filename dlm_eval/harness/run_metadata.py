@@ -26,6 +26,7 @@ from dlm_eval.harness.results import (
     count_errors,
     task_settings,
     unmet_aggregates,
+    unreturned_metrics,
 )
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sample_errors import SampleErrors
@@ -85,6 +86,9 @@ def run_metadata(
     if unused := unread(tasks["tasks"], settings.metadata):
         block["unread_metadata"] = unused
     block["unmet_aggregates"] = unmet_aggregates(tasks["groups"], results["results"])
+    with sample_errors.adding("metrics that no document returned"):
+        if unreturned := unreturned_metrics(tasks["tasks"], results["results"]):
+            block["unreturned_metrics"] = unreturned
     if sample_errors.missing:
         block["missing"] = sample_errors.missing
     return block

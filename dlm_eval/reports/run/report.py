@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 HEADERS = (
     "task", "metric", "value", "stderr", "MC stderr", "log-probs", "n", "shots", "errors", "forwards/sample", "tokens/s",
 )  # fmt: skip
+# Why a metric has no value, by the key of the results that lists such metrics.
+UNMET = {
+    "unmet_aggregates": "none of its tasks has it",
+    "unreturned_metrics": "no document returned it",
+}
 # lm-eval's units of normalised log-likelihoods.
 NORMALISED = {"acc_norm": "character", "acc_bytes": "byte"}
 
@@ -60,7 +65,13 @@ def _has_row(name: str, results: Mapping[str, Any]) -> bool:
 
 
 def _unmet(name: str, results: Mapping[str, Any]) -> list[str]:
-    return list(results.get("dlm_eval", {}).get("unmet_aggregates", {}).get(name, ()))
+    """Returns the metrics of a task or group that have no value, each with the reason."""
+    ours = results.get("dlm_eval", {})
+    return [
+        f"{metric} ({reason})"
+        for key, reason in UNMET.items()
+        for metric in ours.get(key, {}).get(name, ())
+    ]
 
 
 def _rows(name: str, results: Mapping[str, Any], content: Content) -> Iterator[list[str]]:
@@ -98,7 +109,7 @@ def _rows(name: str, results: Mapping[str, Any], content: Content) -> Iterator[l
         ]
     for place, metric in enumerate(_unmet(name, results), len(found)):
         first = [name, *counted] if place == 0 else [""] * 8
-        yield [first[0], f"{metric} (none of its tasks has it)", "", "", "", *first[1:]]
+        yield [first[0], metric, "", "", "", *first[1:]]
     if not found and name not in results.get("group_subtasks", {}):
         why = "(no sample could be scored)" if cost.get("errors") else "(answers only)"
         yield [name, why, "", "", "", *counted]

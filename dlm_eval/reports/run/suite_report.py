@@ -1,18 +1,27 @@
-"""The table at the end of a suite: each entry as measured, beside the published figure."""
+"""The table at the end of a suite: each entry as measured, beside the published figure. It is printed,
+and saved as a CSV.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dlm_eval.harness.frontier import Estimate, Point, frontier, warnings_of
 from dlm_eval.harness.suite_run import Outcome, SuiteFinished
 from dlm_eval.output import one_line, table
 from dlm_eval.printable import MARKDOWN
+from dlm_eval.reports.files.csv_file import cell, csv_text
 from dlm_eval.reports.files.row import WITHOUT_LENGTH
+from dlm_eval.reports.files.write import write_files
 from dlm_eval.settings import shown
 
 HEADERS = ("entry", "metric", "measured", "published", "difference", "n", "note")
+COLUMNS = (
+    "suite", "digest", "model", "entry", "task", "metric", "filter", "measured", "stderr", "published", "difference", "n",
+    "documents", "protocol", "finds_length", "without_length", "note", "reason",
+)  # fmt: skip
 
 
 def lines(finished: SuiteFinished) -> list[str]:
@@ -41,6 +50,47 @@ def lines(finished: SuiteFinished) -> list[str]:
     if failed := [o for o in finished.outcomes if o.reason]:
         found += [one_line(f"  {o.entry.entry}: {_reason(o)}") for o in failed]
     return found
+
+
+def write_csv(finished: SuiteFinished) -> Path | None:
+    """Writes the table as a CSV beside the first result file, with all digits; returns its path, or
+    None if nothing was saved.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    saved = next((one.file for one in finished.finished if one.file is not None), None)
+    if saved is None:
+        return None
+    plan = finished.plan
+    date = saved.stem.removeprefix("results_")
+    path = saved.with_name(f"suite_{plan.suite.suite}_{date}.csv")
+    run = (plan.suite.suite, plan.suite.digest, plan.model)
+    rows = [[cell(value) for value in (*run, *_values(o))] for o in finished.outcomes]
+    write_files({path: csv_text(COLUMNS, rows)})
+    return path
+
+
+def _values(outcome: Outcome) -> Sequence[Any]:
+    """Returns the values of one entry in a CSV, behind those of the run."""
+    entry, scale = outcome.entry, outcome.entry.scale
+    return (
+        entry.entry,
+        entry.task,
+        outcome.metric or entry.metric,
+        outcome.filter or entry.filter,
+        None if outcome.value is None else outcome.value * scale,
+        None if outcome.stderr is None else outcome.stderr * scale,
+        outcome.published,
+        outcome.deviation,
+        outcome.count,
+        outcome.total,
+        entry.protocol,
+        outcome.finds_length,
+        entry.without_length,
+        _note(outcome),
+        outcome.reason,
+    )
 
 
 def _given(value: Any) -> str:
