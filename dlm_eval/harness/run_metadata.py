@@ -30,6 +30,7 @@ from dlm_eval.harness.results import (
 )
 from dlm_eval.harness.run_settings import RunSettings
 from dlm_eval.harness.sample_errors import SampleErrors
+from dlm_eval.harness.trial import scored_by_user
 from dlm_eval.harness.unread_metadata import unread
 from dlm_eval.redaction import redact
 from dlm_eval.rng import digest
@@ -87,7 +88,9 @@ def run_metadata(
         block["unread_metadata"] = unused
     block["unmet_aggregates"] = unmet_aggregates(tasks["groups"], results["results"])
     with sample_errors.adding("metrics that no document returned"):
-        if unreturned := unreturned_metrics(tasks["tasks"], results["results"]):
+        # Packaged tasks declare metrics that only some of their kind have.
+        own = {name: task for name, task in tasks["tasks"].items() if scored_by_user(task)}
+        if unreturned := unreturned_metrics(own, results["results"]):
             block["unreturned_metrics"] = unreturned
     if sample_errors.missing:
         block["missing"] = sample_errors.missing

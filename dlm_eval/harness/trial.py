@@ -75,14 +75,18 @@ def _not_returned(declared: set[str], returned: set[str]) -> str:
     return f"process_results returned no {names} of metric_list for any document tried; it returned {others}"
 
 
-def _tried(task: Any) -> bool:
-    """Returns whether the scorer is the user's, and needs neither a sandbox nor the model's tokens."""
+def scored_by_user(task: Any) -> bool:
+    """Returns whether a task is scored by a function or a class in a file of the user."""
     scorers = [type(task).process_results]
     if isinstance(task, ConfigurableTask):
         scorers += [task.config.process_results, *map(called, task._metric_fn_list.values())]
     own = [one for one in scorers if inspect.isfunction(one)]
-    users = any(is_users(Path(one.__code__.co_filename)) for one in own)
-    return users and not isinstance(task, BlockTask) and way_of(task) is None
+    return any(is_users(Path(one.__code__.co_filename)) for one in own)
+
+
+def _tried(task: Any) -> bool:
+    """Returns whether the scorer is the user's, and needs neither a sandbox nor the model's tokens."""
+    return scored_by_user(task) and not isinstance(task, BlockTask) and way_of(task) is None
 
 
 def _scored(
