@@ -19,8 +19,6 @@ from dlm_eval.models.catalog import baselines, checkpoints, own_families
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reproduce"
 BYTES = 2  # of a weight in bfloat16 or float16
-POSITIONS, VOCABULARY = 1024, 157184  # of a row's logits: the largest vocabulary known (LLaDA2)
-LOGITS = POSITIONS * VOCABULARY * 4  # float32
 Measured = dict[tuple[str, str, str], tuple[float, str]]
 
 INDEX = """# Reproduce a paper
@@ -39,14 +37,14 @@ source. The data sets come from the Hugging Face Hub, or from a folder (`--data_
 
 ## All suites
 
-| suite | what | largest model | memory, computed | figures | measured here |
+| suite | what | largest model | weights, computed | figures | measured here |
 |---|---|---|---|---|---|
 """
 NOTES = """
 ## Where the numbers come from
 
-* **Memory** is computed, not measured: 16-bit weights and one row of logits
-  ([how, and each checkpoint](memory.md)). "-": the number of parameters is not known.
+* **Memory** is that of 16-bit weights, computed and not measured
+  ([what comes on top, and each checkpoint](memory.md)). "-": the number of parameters is not known.
 * **Published** figures are quoted from the sources that the suite's YAML names.
   [`leaderboards/published.csv`](../../leaderboards/README.md) has {published} figures in all.
 * **Measured** is empty where nothing was run: this project has had no GPU with the checkpoints at hand,
@@ -57,23 +55,30 @@ NOTES = """
 
 This page, [memory](memory.md) and the pages of the suites are made by `scripts/reproduce_pages.py`.
 """
-MEMORY = f"""# Memory of each checkpoint
+MEMORY = """# Memory of each checkpoint
 
-Which GPU does a model need? At least this much, **computed and not measured**: parameters x {BYTES} bytes
-(16-bit weights), plus {LOGITS / 1e9:.2f} GB for the float32 logits of one row with {POSITIONS} open positions and
-{VOCABULARY} tokens (the largest vocabulary here). Activations, KV cache and further rows of a batch come on
-top; `--dry_run` prints what is known of them for your tasks ([guide](../guides/dry-run.md)). A mixture of
-experts needs all of its weights. The last column is for 32-bit weights.
+Which GPU does a model need? More than its weights, which are **computed and not measured**: parameters x 2
+bytes in 16-bit formats, x 4 in float32. A mixture of experts needs all of its weights.
 
-| checkpoint | family | parameters, 10^9 | 16-bit weights and a row | 32-bit |
+On top come, for each row of a batch:
+
+* float32 logits: open positions x vocabulary x 4 bytes. 1024 positions with LLaDA's 126464 tokens are 0.52 GB;
+* activations, and the KV cache of block-causal models.
+
+`--dry_run` prints what is known of these for your tasks ([guide](../guides/dry-run.md)).
+
+| checkpoint | family | parameters, 10^9 | 16-bit weights | 32-bit weights |
 |---|---|---|---|---|
 """
 NOT_RUN = "<!-- not run: elsewhere, tests/test_suites_tasks.py runs every entry -->\n\n"
 
 
 def gigabytes(size: float | None, bytes_each: int = BYTES) -> str:
-    """Returns the memory of a model with `size` parameters, in GB."""
-    return "-" if size is None else f"{(size * bytes_each + LOGITS) / 1e9:.1f} GB"
+    """Returns the memory of a model's weights, in GB; at least two digits."""
+    if size is None:
+        return "-"
+    found = size * bytes_each / 1e9
+    return f"{found:.1f} GB" if found >= 1 else f"{found:.2g} GB"
 
 
 def size_of(model: str) -> float | None:
@@ -170,8 +175,8 @@ def suite_page(suite: Suite, known: Measured) -> str:
     parts = [
         f"# {suite.suite}\n\n{_sentence(suite.about)} Source: {suite.source}.\n",
         f"{NOT_RUN}```bash\ndlm-eval --suite {suite.suite}{code}\n```\n",
-        "The first model is the default of `--model`; memory is [computed](../memory.md) for 16-bit weights.\n",
-        table(("model", "parameters, 10^9", "memory, computed"), sizes),
+        "The first model is the default of `--model`. Weights are [computed](../memory.md) for 16 bits.\n",
+        table(("model", "parameters, 10^9", "weights, computed"), sizes),
         *figures(suite, known),
         "## Entries\n\n`--tasks NAME` runs one of them. `tested with` says which documents our tests use: the real "
         "files, `ours` (made for the tests), or none (`hub`).\n",

@@ -38,8 +38,8 @@ def test_measured_figures_stand_beside_the_published_ones() -> None:
     assert module.overview(llada, known).endswith("| 20 |  |")
 
 
-def test_memory_is_weights_and_one_row_of_logits() -> None:
+def test_memory_is_that_of_the_weights() -> None:
     module = load()
     assert module.size_of("llada-8b-base") == 8.0e9
-    assert module.gigabytes(8.0e9) == "16.6 GB"  # 16 + 1024 * 157184 * 4 / 1e9
+    assert module.gigabytes(8.0e9) == "16.0 GB" and module.gigabytes(3.4e6) == "0.0068 GB"
     assert module.gigabytes(None) == "-"

@@ -1,5 +1,5 @@
-"""`--dry_run`: what a run would do. Nothing is loaded but config and tokenizer, nothing is run, and
-nothing is written.
+"""`--dry_run`: what a run would do. The model does not run, and nothing is written. Of a checkpoint,
+config and tokenizer are loaded; a model of a Python file is loaded whole, on the CPU.
 
 The requests are built by the code of a run, and given to a model without weights that counts them
 (`plan.py`). The run ends before the first filter.

@@ -52,7 +52,7 @@ class LoadSettings:
         pretrained: hub id or folder.
         revision: branch, tag or commit of a hub id.
         dtype: of the weights: auto (the checkpoint's), float32, float16 or bfloat16.
-        device: auto (cuda if there is one), cpu, cuda or cuda:N.
+        device: auto (cuda if there is one, else mps, else cpu), cpu, cuda, cuda:N or mps.
         device_map: auto, balanced, ... or JSON of module -> device, to spread a model over several
             devices, or None.
         attn_implementation: transformers' name of the attention code, or None for its choice.

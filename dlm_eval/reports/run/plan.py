@@ -22,7 +22,7 @@ REASONS = 5  # most frequent reasons that are shown
 def lines(plan: Plan) -> Iterator[str]:
     """Yields the plan line by line."""
     tasks = [*plan.tasks, *([plan.total] if len(plan.tasks) > 1 else [])]
-    yield f"dry run of {one_line(plan.model)}: no weights loaded, nothing run, nothing written"
+    yield f"dry run of {one_line(plan.model)}: nothing run, nothing written"
     yield ""
     if plan.counted != "jobs":
         yield from _of_texts(plan, tasks)
