@@ -80,7 +80,7 @@ class Chain(Orders, name="chain"):
     """
 
     kind = "lower bound"
-    cost = "1 + permutations * (n - 1)"
+    cost = "<= 1 + (n - 1) per order"
     antithetic: bool = option(True, help="whether each permutation comes with its reverse")
     report: Report = option(
         "elbo", help="what logprob is: the ELBO, or the multi-sample lower bound on the likelihood"
@@ -138,7 +138,7 @@ class Tube(Orders, name="tube"):
     """
 
     kind = "upper bound"
-    cost = "1 + permutations * (n - 1)"
+    cost = "<= 1 + (n - 1) per order"
 
     def order_count(self, n: int) -> int:
         return max(super().order_count(n), 4)
