@@ -454,6 +454,14 @@ def test_a_dry_run_says_an_error_that_entries_share_once(
     assert len(failed) == 1 and failed[0].startswith("== choice, choice_again, ")
 
 
+def test_entries_that_are_only_answered_have_no_figure(tmp_path: Path) -> None:
+    found = evaluate(
+        suite=write(tmp_path), tasks="choice,story", limit=2, predict_only=True, verbosity="ERROR"
+    )
+    assert {one["value"] for one in found["entries"].values()} == {None}
+    assert {one["reason"] for one in found["entries"].values()} == {"answers only"}
+
+
 def test_show_prints_every_kind_that_bears_a_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "diffullama"]) == 0
     found = yaml.safe_load(capsys.readouterr().out)

@@ -580,6 +580,30 @@ def test_the_table_names_a_metric_that_is_never_returned(
     run = ["run", "--model", "toy", "--tasks", "meals", "--include_path", str(tmp_path)]
     assert main([*run, "--output_path", str(tmp_path / "results")]) == 0
     assert "right (no document returned it)" in capsys.readouterr().out
+    write_task(tmp_path, "def score(doc, results):\n    return {}\n")
+    assert main([*run, "--output_path", str(tmp_path / "results")]) == 0
+    said = capsys.readouterr().out
+    assert "right (no document returned it)" in said and "answers only" not in said
+    write_task(tmp_path, "def score(doc, results):\n    return {'right': float('nan')}\n")
+    main([*run, "--output_path", str(tmp_path / "results")])
+    assert "no document returned it" not in capsys.readouterr().out
+
+
+def test_validate_names_a_class_whose_aggregation_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        f"{SCORE}from lm_eval.api.task import ConfigurableTask\n"
+        "class Mine(ConfigurableTask):\n"
+        "    def __init__(self, config=None):\n"
+        "        super().__init__(config={k: v for k, v in config.items() if k != 'class'})\n"
+        "    def aggregation(self):\n        raise RuntimeError('none today')\n"
+    )
+    write_task(tmp_path, code)
+    yaml = tmp_path / "meals.yaml"
+    yaml.write_text(f"class: !function scoring_meals.Mine\n{yaml.read_text()}")
+    assert main(["validate", "meals", "--include_path", str(tmp_path)]) == 2
+    assert "aggregation() failed: RuntimeError: none today" in capsys.readouterr().err
 
 
 def test_a_score_that_is_no_number_costs_its_sample(tmp_path: Path) -> None:

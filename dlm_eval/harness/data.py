@@ -49,7 +49,7 @@ class Library:
         Raises:
             UserError: the task's YAML names no data, or none that can be read.
         """
-        if path is None:
+        if not path:
             raise UserError(
                 "dataset_path is missing; it must be a data set of the hub, a folder, or a format as "
                 "'json' (with dataset_kwargs: {data_files: ...})"

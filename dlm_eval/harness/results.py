@@ -126,16 +126,17 @@ def unmet_aggregates(groups: Mapping[str, Any], results: Mapping[str, Any]) -> d
 
 
 def unreturned_metrics(
-    tasks: Mapping[str, Any], results: Mapping[str, Any]
+    tasks: Mapping[str, Any], samples: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, list[str]]:
     """Returns task -> metrics that it declares and that its scorer returned for no document. A task
-    without any score is left out: its documents failed, or only its answers were wanted.
+    whose documents all failed is left out.
     """
     found = {}
     for name, task in tasks.items():
-        have = {str(key).partition(",")[0] for key in results.get(name, {}) if "," in str(key)}
-        if have and (missing := sorted(set(task.aggregation()) - have)):
-            found[name] = missing
+        scored = [sample["metrics"] for sample in samples.get(name, ()) if "error" not in sample]
+        returned = {metric for metrics in scored for metric in metrics}
+        if scored and (missing := set(task.aggregation()) - returned):
+            found[name] = sorted(map(str, missing))
     return found
 
 

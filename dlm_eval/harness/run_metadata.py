@@ -90,7 +90,7 @@ def run_metadata(
     with sample_errors.adding("metrics that no document returned"):
         # Packaged tasks declare metrics that only some of their kind have.
         own = {name: task for name, task in tasks["tasks"].items() if scored_by_user(task)}
-        if unreturned := unreturned_metrics(own, results["results"]):
+        if unreturned := unreturned_metrics(own, results["samples"]):
             block["unreturned_metrics"] = unreturned
     if sample_errors.missing:
         block["missing"] = sample_errors.missing

@@ -350,7 +350,10 @@ def run_suite(
             finished.append(found)
             points += points_of(one.settings.decode, found.results)
             for entry in one.entries:
-                outcome = outcome_of(entry, found.results, checkpoint)
+                if one.settings.predict_only:
+                    outcome = Outcome(entry, reason="answers only", skipped=True)
+                else:
+                    outcome = outcome_of(entry, found.results, checkpoint)
                 outcomes[entry.entry] = replace(outcome, replaced=plan.replaces)
             done(one, found)
     return SuiteFinished(
@@ -454,4 +457,8 @@ def _members(name: str, groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and value == value else None
+    """Returns a metric as a number; None if it is none, or larger than a float can be."""
+    try:
+        return float(value) if isinstance(value, (int, float)) and value == value else None
+    except OverflowError:
+        return None

@@ -18,7 +18,7 @@ from lm_eval.api.task import ConfigurableTask
 from dlm_eval.harness.blocks import BlockTask
 from dlm_eval.harness.code_tasks import called, way_of
 from dlm_eval.harness.requests import UnbuiltPrompt
-from dlm_eval.harness.sample_errors import SampleErrors
+from dlm_eval.harness.sample_errors import SampleErrors, reason_of
 from dlm_eval.user_files import is_users
 
 TRIED = 20  # documents
@@ -56,7 +56,10 @@ def try_task(name: str, task: Any, score: Callable[..., Any], errors: SampleErro
         return Trial(str(unbuilt[0]))
     if not _tried(task):
         return Trial()
-    declared, returned = set(task.aggregation()), set[str]()
+    try:
+        declared, returned = set(task.aggregation()), set[str]()
+    except Exception as error:  # the user's class may raise anything
+        return Trial(f"aggregation() failed: {reason_of(error)}")
     first: str | None = None
     scored = False
     for answered in (True, False):

@@ -107,10 +107,11 @@ def _rows(name: str, results: Mapping[str, Any], content: Content) -> Iterator[l
             _part(results, name, metric),
             *first[1:],
         ]
-    for place, metric in enumerate(_unmet(name, results), len(found)):
+    unmet = _unmet(name, results)
+    for place, metric in enumerate(unmet, len(found)):
         first = [name, *counted] if place == 0 else [""] * 8
         yield [first[0], metric, "", "", "", *first[1:]]
-    if not found and name not in results.get("group_subtasks", {}):
+    if not found and not unmet and name not in results.get("group_subtasks", {}):
         why = "(no sample could be scored)" if cost.get("errors") else "(answers only)"
         yield [name, why, "", "", "", *counted]
 
